@@ -1,0 +1,42 @@
+"""YAML <-> objects. A config is a constructor's arguments with its `_target_`; `configs/` holds the named ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+
+
+def names(group: str) -> list[str]:
+    """The named configs of a group (`data`, `segmenter`, ...), sorted."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+def load_named(group: str, name: str) -> DictConfig:
+    """`configs/<group>/<name>.yaml`. Raises `ValueError` with the names there are."""
+    if name not in names(group):
+        raise ValueError(f"no {group} {name!r}; there are {', '.join(names(group))} in {CONFIG_DIR / group}")
+    return OmegaConf.load(CONFIG_DIR / group / f"{name}.yaml")
+
+
+def compose_config(entry: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """`configs/<entry>.yaml` with command-line overrides. Raises Hydra's errors on unknown keys and groups."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose(entry, overrides=list(overrides))
+
+
+def build(config: DictConfig, **arguments: Any) -> Any:
+    """The object a config stands for. Raises the `ValueError` or `OSError` of its constructor unwrapped."""
+    try:
+        return instantiate(config, _convert_="all", **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (ValueError, OSError)):
+            raise error.__cause__ from None
+        raise

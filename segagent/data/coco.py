@@ -1,0 +1,191 @@
+"""COCO instances JSON + a folder of images -> samples. Polygons, RLE, crowd regions, void masks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segagent.data.images import load_image, load_label_map, resolve_inside
+from segagent.masks import decode_rle, polygons_to_mask
+from segagent.types import Box, Sample
+
+log = logging.getLogger(__name__)
+
+
+def segmentation_to_mask(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
+    """COCO `segmentation` (polygons, compressed or plain RLE) -> `[height, width]` bool.
+
+    Raises `ValueError` that begins with `where` when it is broken or of another size.
+    """
+    if isinstance(segmentation, dict):
+        mask = decode_rle(segmentation, where)
+        if mask.shape != (height, width):
+            raise ValueError(f"{where}: RLE size {list(mask.shape)} but the image entry says {[height, width]}")
+        return mask
+    if isinstance(segmentation, list):
+        try:
+            return polygons_to_mask(segmentation, height, width)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where}: broken polygons ({error})") from None
+    raise ValueError(f"{where}: segmentation is {type(segmentation).__name__}; expected polygons or an RLE")
+
+
+def _read_instances(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file (data.annotations)")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    missing = [key for key in ("images", "annotations") if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ValueError(f"{path}: key {missing[0]!r} is missing: not a COCO instances file")
+    return content
+
+
+class Coco:
+    """Every (annotation, description) pair of a COCO instances file is one sample.
+
+    annotations: the JSON file. images: folder that `file_name` is relative to. text: `category` uses the category's
+    name; `caption` uses the annotation's own `caption` (a text or a list: one sample each). void_masks: folder of
+    `STEM.png` label maps; pixels equal to `void_value` never count. crowd: `void` (crowd regions of a category do
+    not count for its other objects there, and are no samples; COCO's own rule) or `sample`. allow_empty: accept
+    annotations without a pixel. Raises `ValueError` naming file and annotation id on anything that is not sound.
+    """
+
+    def __init__(
+        self,
+        *,
+        annotations: str,
+        images: str,
+        text: str = "category",
+        void_masks: str | None = None,
+        void_value: int = 128,
+        crowd: str = "void",
+        allow_empty: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        if text not in ("category", "caption"):
+            raise ValueError(f"data.text={text!r}: choose category or caption")
+        if crowd not in ("void", "sample"):
+            raise ValueError(f"data.crowd={crowd!r}: choose void or sample")
+        if not Path(images).is_dir():
+            raise ValueError(f"{images}: no such folder (data.images)")
+        if void_masks is not None and not Path(void_masks).is_dir():
+            raise ValueError(f"{void_masks}: no such folder (data.void_masks)")
+        self._path, self._images, self._text = Path(annotations), Path(images), text
+        self._void_masks, self._void_value, self._allow_empty = void_masks, void_value, allow_empty
+        content = _read_instances(self._path)
+        self._image_entries = {entry["id"]: entry for entry in content["images"]}
+        self._categories = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
+        crowds = [entry for entry in content["annotations"] if entry.get("iscrowd") and crowd == "void"]
+        self._crowds: dict[tuple, list[dict]] = {}
+        for entry in crowds:
+            self._crowds.setdefault((entry["image_id"], entry.get("category_id")), []).append(entry)
+        if crowds:
+            log.warning("%s: %d crowd regions count as void and are no samples", self._path, len(crowds))
+        self._samples = [
+            (entry, number, description)
+            for entry in content["annotations"]
+            if not (entry.get("iscrowd") and crowd == "void")
+            for number, description in enumerate(self._describe(entry))
+        ]
+        self._check_ids()
+        self._samples = self._samples[:limit]
+        self._last: tuple[Path, np.ndarray] | None = None
+
+    def _check_ids(self) -> None:
+        twice = [key for key, count in Counter((e["id"], n) for e, n, _ in self._samples).items() if count > 1]
+        if twice:
+            raise ValueError(f"{self._path}: annotation id {twice[0][0]} is there twice; ids must be unique")
+        if not self._samples:
+            raise ValueError(f"{self._path}: no annotation to work on")
+
+    def _describe(self, entry: dict) -> list[str]:
+        where = f"{self._path}: annotation {entry.get('id')}"
+        for key in ("id", "image_id", "segmentation"):
+            if key not in entry:
+                raise ValueError(f"{where}: key {key!r} is missing")
+        if entry["image_id"] not in self._image_entries:
+            raise ValueError(f"{where}: image_id {entry['image_id']} is not among the images")
+        if self._text == "caption":
+            captions = entry.get("caption", [])
+            captions = [captions] if isinstance(captions, str) else captions
+            if not captions:
+                raise ValueError(f"{where}: has no 'caption'; say data.text=category, or add one")
+            return list(captions)
+        if entry.get("category_id") not in self._categories:
+            raise ValueError(f"{where}: category_id {entry.get('category_id')} is not among the categories")
+        return [self._categories[entry["category_id"]]]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def sample_id(self, index: int) -> str:
+        entry, number, _ = self._samples[index]
+        return f"{entry['id']}" if number == 0 else f"{entry['id']}#{number}"
+
+    def _load(self, path: Path) -> np.ndarray:
+        """Consecutive samples often share a picture: the last one is kept."""
+        if self._last is None or self._last[0] != path:
+            self._last = (path, load_image(path))
+        return self._last[1]
+
+    def _void(self, entry: dict, name: str, height: int, width: int) -> np.ndarray | None:
+        void = None
+        for crowd in self._crowds.get((entry["image_id"], entry.get("category_id")), []):
+            where = f"{self._path}: annotation {crowd['id']}"
+            region = segmentation_to_mask(crowd["segmentation"], height, width, where)
+            void = region if void is None else void | region
+        if self._void_masks is not None:
+            path = resolve_inside(self._void_masks, Path(name).with_suffix(".png").as_posix())
+            labels = load_label_map(path)
+            if labels.shape != (height, width):
+                raise ValueError(f"{path}: void mask is {list(labels.shape)} but the image is {[height, width]}")
+            region = labels == self._void_value
+            void = region if void is None else void | region
+        return void
+
+    def __getitem__(self, index: int) -> Sample:
+        entry, _, text = self._samples[index]
+        where = f"{self._path}: annotation {entry['id']}"
+        image_entry = self._image_entries[entry["image_id"]]
+        path = resolve_inside(self._images, image_entry["file_name"])
+        image = self._load(path)
+        height, width = image.shape[:2]
+        if (image_entry.get("height", height), image_entry.get("width", width)) != (height, width):
+            said = [image_entry.get("height"), image_entry.get("width")]
+            raise ValueError(f"{path}: the picture is {[height, width]} but {self._path.name} says {said}")
+        target = segmentation_to_mask(entry["segmentation"], height, width, where)
+        void = self._void(entry, image_entry["file_name"], height, width)
+        if void is not None:
+            target = target & ~void
+        if not target.any() and not self._allow_empty:
+            raise ValueError(f"{where}: empty target; remove the annotation, or say data.allow_empty=true")
+        return Sample(
+            sample_id=self.sample_id(index),
+            image=image,
+            text=text,
+            target=target,
+            void=void,
+            box=_read_box(entry, height, width),
+            image_name=image_entry["file_name"],
+            image_key=str(path),
+            object_id=entry["id"],
+            category=self._categories.get(entry.get("category_id")),
+        )
+
+
+def _read_box(entry: dict, height: int, width: int) -> Box | None:
+    """COCO xywh floats -> the pixels they touch, cut to the image; None when there is none or it is empty."""
+    if not entry.get("bbox"):
+        return None
+    x, y, w, h = entry["bbox"]
+    x0, y0 = max(0, int(np.floor(x))), max(0, int(np.floor(y)))
+    x1, y1 = min(width, int(np.ceil(x + w))), min(height, int(np.ceil(y + h)))
+    return Box(x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None

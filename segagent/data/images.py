@@ -1,0 +1,93 @@
+"""Image and mask files -> arrays in the repository's units. The only place where a picture file is opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+# Pillow's own guard against decompression bombs stays on, at a size that scans and aerial photographs still pass.
+Image.MAX_IMAGE_PIXELS = 400_000_000
+
+
+def resolve_inside(root: str | Path, name: str) -> Path:
+    """`root/name`, refused with `ValueError` when it leads out of `root` (`..`, absolute paths, links)."""
+    base = Path(root).resolve()
+    path = (base / name).resolve()
+    if not path.is_relative_to(base):
+        raise ValueError(f"{name!r} leads out of its folder {root}: data files may only name what lies inside")
+    return Path(os.path.abspath(Path(root) / name))
+
+
+def _open(path: str | Path) -> Image.Image:
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such image file")
+    try:
+        image = Image.open(path)
+        image.load()
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: not an image that Pillow can read") from None
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: broken image ({error}); fetch the file again") from None
+    return image
+
+
+def _to_eight_bits(array: np.ndarray, path: str | Path) -> np.ndarray:
+    """16-bit and 32-bit grey -> uint8. 16-bit integers keep their upper byte; a float image must lie in [0, 255]."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind in "ui" and array.size and array.min() >= 0 and array.max() <= 65535:
+        return (array.astype(np.uint32) >> 8).astype(np.uint8)
+    if array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 255:
+        return np.rint(array).astype(np.uint8)
+    raise ValueError(f"{path}: {array.dtype} pixels between {array.min()} and {array.max()}; save it as 8 or 16 bit")
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Any picture file -> `[H, W, 3]` uint8 RGB, turned as EXIF says; transparency is laid on white.
+
+    Greyscale, 16-bit, palette and CMYK files work. Raises `ValueError` naming the file when it is missing or broken.
+    """
+    image = ImageOps.exif_transpose(_open(path))
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _to_eight_bits(np.asarray(image), path)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def load_label_map(path: str | Path) -> np.ndarray:
+    """A mask file -> `[H, W]` integer labels as stored: palette indices, grey values, or the one channel of RGB(A).
+
+    EXIF rotation is applied, as it is to the image. Raises `ValueError` on a colour picture whose channels differ.
+    """
+    image = ImageOps.exif_transpose(_open(path))
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode in ("RGBA", "LA"):
+        image = image.convert("RGB")
+    labels = np.asarray(image)
+    if labels.ndim == 3:
+        if (labels != labels[:, :, :1]).any():
+            raise ValueError(f"{path}: a colour picture where a mask was expected; save it as grey or palette PNG")
+        labels = labels[:, :, 0]
+    return labels
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) after EXIF rotation, without decoding the pixels."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such image file")
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            width, height = image.size
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: not an image that Pillow can read ({error})") from None
+    return (width, height) if turned else (height, width)

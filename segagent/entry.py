@@ -1,0 +1,146 @@
+"""What every command shares: overrides -> config, clear errors and exit codes, output files that are never lost.
+
+Exit codes: 0 done; 1 done, but some samples were skipped and reported; 2 unsound input, configuration or output path;
+130 interrupted (what was written stays; go on with resume=true).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segagent.configuration import CONFIG_DIR, compose_config, names
+
+# Keys that change how a run is done, not what it makes: a resumed run may differ in them.
+RUN_KEYS = ("resume", "overwrite", "batch_size", "device")
+
+
+def _usage(entry: str, about: str) -> str:
+    groups = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())
+    listed = "\n".join(f"  {group}={'|'.join(names(group))}" for group in groups)
+    defaults = OmegaConf.to_yaml(compose_config(entry))
+    return (
+        f"{about.strip()}\n\nGive settings as key=value. Groups:\n{listed}\n\nSettings and their defaults:\n{defaults}"
+    )
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's reason in one line; the outer error says which override, its cause says what is wrong with it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = [line.strip() for line in str(error.__cause__ or "").splitlines()[:1]]
+    told = [
+        line for line in lines + cause if not line.startswith(("See https", "full_key", "object_type", "Set the env"))
+    ]
+    return " ".join(dict.fromkeys(told))
+
+
+def run_entry(main: Callable[[DictConfig], int], entry: str, about: str) -> None:
+    """Composes `configs/<entry>.yaml` with the command line, calls `main`, ends the process with its exit code.
+
+    `--help` prints `about` and the settings; `--config` prints the composed config.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    arguments = sys.argv[1:]
+    try:
+        if any(argument in ("-h", "--help") for argument in arguments):
+            print(_usage(entry, about))
+            sys.exit(0)
+        config = compose_config(entry, [argument for argument in arguments if argument != "--config"])
+        OmegaConf.resolve(config)
+        missing = sorted(OmegaConf.missing_keys(config))
+        if "--config" in arguments:
+            print(OmegaConf.to_yaml(config))
+            sys.exit(0)
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: not given; say {missing[0]}=... (--help lists all settings)")
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(f"{_explain(error)} (--help lists all settings)")
+    except ValueError as error:
+        _fail(str(error))
+    try:
+        sys.exit(main(config))
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was written is whole: go on with resume=true", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(reason: str) -> None:
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(2)
+
+
+def git_hash() -> str:
+    """The commit of this checkout, with `-dirty` when files differ; `unknown` outside git."""
+    call = ["git", "-C", str(CONFIG_DIR.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _differing(old: dict, new: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for key in sorted(old.keys() | new.keys(), key=str):
+        if not prefix and key in RUN_KEYS:
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            keys += _differing(a, b, f"{prefix}{key}.")
+        elif a != b:
+            keys.append(f"{prefix}{key} ({a} then, {b} now)")
+    return keys
+
+
+def beside(out: str | Path, ending: str) -> Path:
+    """`results/NAME.json` -> `results/NAME<ending>`."""
+    out = Path(out)
+    return out.with_name(out.stem + ending)
+
+
+def claim_output(out: str | Path, config: DictConfig, data_file: Path) -> None:
+    """Makes sure that writing to `out` loses nothing, and writes `NAME.config.yaml` beside it.
+
+    data_file: where results stand while the run goes on. Raises `ValueError` when it exists and neither `resume` nor
+    `overwrite` is set, or when a resumed run has other settings; `OSError` when the folder cannot be written.
+    """
+    config_file = beside(out, ".config.yaml")
+    if config.resume and config.overwrite:
+        raise ValueError("resume=true and overwrite=true exclude each other")
+    if data_file.exists() and not config.overwrite:
+        if not config.resume:
+            raise ValueError(
+                f"{data_file}: is there already; say resume=true to go on, or overwrite=true to begin anew"
+            )
+        if config_file.exists():
+            old = OmegaConf.to_container(OmegaConf.load(config_file))
+            changed = _differing(old, OmegaConf.to_container(config))
+            if changed:
+                raise ValueError(f"{config_file}: cannot resume with other settings: {'; '.join(changed)}")
+    try:
+        config_file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(config_file, f"# git {git_hash()}\n{OmegaConf.to_yaml(config)}")
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{error.strerror}: cannot write to {config_file.parent}; choose another out="
+        ) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file or leaves the old one: a kill or a full disk never leaves half of it."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

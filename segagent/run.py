@@ -1,0 +1,110 @@
+"""A rollout over a whole dataset into a trajectory file: shards, resume, progress, broken samples.
+
+In: a dataset and what `rollout` takes. Out: a JSONL file that is a prefix of the finished one at every moment, so that
+a killed run resumes without losing or repeating a sample, and shards joined in order are the whole run byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from segagent.data.base import Dataset
+from segagent.data.trajectories import TrajectoryWriter
+from segagent.environment import Environment, Init
+from segagent.policies.base import Policy
+from segagent.rollout import rollout
+from segagent.types import Sample
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """`i/n` -> (i, n), counted from 0. Raises `ValueError` when it is not that."""
+    match = re.fullmatch(r"(\d+)/(\d+)", str(shard))
+    index, count = (int(part) for part in match.groups()) if match else (0, 0)
+    if not 0 <= index < count:
+        raise ValueError(f"shard={shard!r}: write i/n with 0 <= i < n, e.g. 0/4 for the first of four")
+    return index, count
+
+
+def shard_indices(total: int, shard: str) -> range:
+    """The contiguous block of sample indices that a shard does; the blocks in order are the whole."""
+    index, count = parse_shard(shard)
+    return range(total * index // count, total * (index + 1) // count)
+
+
+@dataclass
+class RunSummary:
+    """What a run did. skipped: why samples could not be loaded (with `on_error=skip`). seconds: wall time."""
+
+    written: int = 0
+    resumed: int = 0
+    seconds: float = 0.0
+    skipped: list[str] = field(default_factory=list)
+
+
+def _load(dataset: Dataset, indices: Sequence[int], skip: bool, summary: RunSummary) -> Iterator[Sample]:
+    for index in indices:
+        try:
+            sample = dataset[index]
+        except ValueError as error:
+            if not skip:
+                raise
+            summary.skipped.append(str(error))
+            tqdm.write(f"skipped: {error}", file=sys.stderr)
+            continue
+        yield sample
+
+
+def run(
+    dataset: Dataset,
+    *,
+    policy: Policy,
+    environment: Environment,
+    out: str | Path,
+    init: Init = "empty",
+    batch_size: int = 1,
+    shard: str = "0/1",
+    resume: bool = False,
+    on_error: str = "stop",
+    record_seconds: bool = False,
+    title: str = "rollout",
+) -> RunSummary:
+    """Rolls out `dataset` (or one shard of it) into the JSONL file `out`.
+
+    on_error: `stop` at a sample that cannot be loaded (what was done stays in the file), or `skip` it and report it.
+    Raises `ValueError` for unsound input and `OSError` when `out` cannot be written.
+    """
+    if on_error not in ("stop", "skip"):
+        raise ValueError(f"on_error={on_error!r}: choose stop or skip")
+    indices = shard_indices(len(dataset), shard)
+    summary, began = RunSummary(), time.perf_counter()
+    with TrajectoryWriter(out, resume=resume) as writer:
+        if writer.repaired:
+            print(writer.repaired, file=sys.stderr)
+        left = [index for index in indices if dataset.sample_id(index) not in writer.done]
+        summary.resumed = len(indices) - len(left)
+        if len(writer.done) != summary.resumed:
+            strangers = len(writer.done) - summary.resumed
+            raise ValueError(f"{out}: holds {strangers} samples that this run does not have; resume with the same data")
+        samples = _load(dataset, left, on_error == "skip", summary)
+        batches = rollout(
+            samples,
+            policy=policy,
+            environment=environment,
+            init=init,
+            batch_size=batch_size,
+            record_seconds=record_seconds,
+        )
+        with tqdm(total=len(indices), initial=summary.resumed, desc=title, unit="sample") as progress:
+            for trajectories in batches:
+                writer.write(trajectories)
+                summary.written += len(trajectories)
+                progress.update(len(trajectories))
+    summary.seconds = time.perf_counter() - began
+    return summary

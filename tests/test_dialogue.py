@@ -1,0 +1,172 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segagent.configuration import names
+from segagent.dialogue import Dialogue, load_dialogue
+from segagent.types import Box, Click
+
+FIXTURES = Path(__file__).parent / "fixtures" / "parsing"
+RESPONSES = json.loads((FIXTURES / "responses.json").read_text())
+COORDS = json.loads((FIXTURES / "coords.json").read_text())
+DIALOGUES = ["nano", "paper", "released_llava", "released_qwen"]
+
+
+def test_the_four_named_dialogues_are_there():
+    assert names("dialogue") == DIALOGUES
+
+
+def test_unknown_dialogue_names_the_known_ones():
+    with pytest.raises(ValueError, match="no dialogue 'qwen'; there are nano, paper"):
+        load_dialogue("qwen")
+
+
+@pytest.mark.parametrize("case", RESPONSES, ids=lambda case: repr(case["text"])[:40])
+def test_released_qwen_reads_points_and_boxes_as_the_released_parser(case):
+    dialogue = load_dialogue("released_qwen")
+    sign, point = case["full"]
+    expected = None if sign is None else (sign, *point)
+    assert dialogue.read_point(case["text"]) == expected
+    box = dialogue.read_box(case["text"])
+    released = case["full_box"][2]
+    # The released parser also accepts boxes without tags and needs no blank inside; ours reads declared boxes only.
+    if "<box>" in case["text"] and "</box>" in case["text"] and ", " not in case["text"].split("</box>")[0]:
+        assert (box or (0, 0, 0, 0)) == tuple(released)
+
+
+@pytest.mark.parametrize("case", COORDS, ids=lambda case: f"{case['width']}x{case['height']}-{case['numbers']}")
+def test_released_qwen_puts_numbers_where_the_released_evaluation_does(case):
+    height, width = case["height"], case["width"]
+    a, b = case["numbers"]
+    reply = load_dialogue("released_qwen").parse(f"Positive point: ({a}, {b})", width=width, height=height)
+    y, x = case["click_yx"]
+    assert reply.click == Click(min(x, width - 1), min(y, height - 1), True)
+    x0, y0, x1, y1 = case["box_numbers_xyxy"]
+    expected = case["box_xyxy_px"]
+    reply = load_dialogue("released_qwen").parse(f"<box>({x0},{y0}),({x1},{y1})</box>", width=width, height=height)
+    clipped = [min(side, size) for side, size in zip(expected, (width, height, width, height), strict=True)]
+    if clipped[0] < clipped[2] and clipped[1] < clipped[3]:
+        assert reply.box == Box(*clipped)
+    else:
+        assert reply.box is None and "no pixel" in reply.problem
+
+
+def test_axis_order_differs_between_the_released_models():
+    click = Click(30, 60, True)
+    assert load_dialogue("released_qwen").format_point(click, width=100, height=100) == "Positive point: (600, 300)"
+    assert (
+        load_dialogue("released_llava").format_point(click, width=100, height=100) == "Positive point: (0.300, 0.600)"
+    )
+    assert load_dialogue("paper").format_point(click, width=100, height=100) == "Positive point: (300, 600)"
+
+
+def test_the_announced_iou_is_read_in_zero_to_one():
+    llava = load_dialogue("released_llava")
+    reply = llava.parse("Current IOU: 85.2, Positive point: (0.5, 0.3)", width=100, height=200)
+    assert reply.predicted_iou == pytest.approx(0.852)
+    assert reply.click == Click(50, 60, True)
+    assert load_dialogue("paper").parse("Current mIoU: 0, Positive Point", width=9, height=9).predicted_iou == 0
+    assert llava.parse("Current IOU: 185, ...", width=9, height=9).predicted_iou is None
+    assert llava.parse("Current IOU: nan, ...", width=9, height=9).predicted_iou is None
+
+
+def test_iou_box_and_point_share_one_reply():
+    dialogue = load_dialogue("released_qwen")
+    text = dialogue.format(
+        width=640, height=480, click=Click(3, 4, False), box=Box(10, 20, 300, 400), predicted_iou=0.4567
+    )
+    assert text == "Current IOU: 45.7, <box>(16,42),(469,833)</box> Negative point: (8, 5)"
+    reply = dialogue.parse(text, width=640, height=480)
+    assert (reply.click, reply.box, reply.predicted_iou) == (Click(3, 4, False), Box(10, 20, 300, 400), 0.457)
+
+
+def test_finish_and_unreadable_are_two_things():
+    dialogue = load_dialogue("nano")
+    assert dialogue.parse("Finish", width=9, height=9).finished
+    for text in ("", "No object found", "Positive point", "Finished?", "Positive point: (a, b)"):
+        reply = dialogue.parse(text, width=9, height=9)
+        assert not reply.finished and reply.click is None and "no point" in reply.problem, text
+
+
+def test_a_point_outside_the_picture_is_no_click():
+    for text in ("Positive point: (-5, 1200)", "Positive point: (1001, 3)"):
+        reply = load_dialogue("released_qwen").parse(text, width=64, height=64)
+        assert reply.click is None and "outside" in reply.problem
+
+
+def test_strict_dialogues_take_the_first_well_formed_point():
+    dialogue = load_dialogue("paper")
+    assert dialogue.parse("Negative point: (3, 4) Positive point: (1, 2)", width=1000, height=1000).click == Click(
+        3, 4, False
+    )
+    assert dialogue.parse("Positive point: (1, 2, 3)", width=1000, height=1000).click is None
+
+
+@given(st.text(max_size=200), st.sampled_from(DIALOGUES), st.integers(1, 5000), st.integers(1, 5000))
+def test_parsing_never_fails_and_never_leaves_the_picture(text, name, width, height):
+    noise = f"Positive point: ({text}) Current IOU: {text}, <box>({text},1),(9,{text})</box>"
+    for candidate in (text, noise):
+        reply = load_dialogue(name).parse(candidate, width=width, height=height)
+        if reply.click:
+            assert 0 <= reply.click.x < width and 0 <= reply.click.y < height
+        if reply.box:
+            assert 0 <= reply.box.x0 < reply.box.x1 <= width and 0 <= reply.box.y0 < reply.box.y1 <= height
+
+
+@given(st.data(), st.sampled_from(DIALOGUES), st.integers(1, 4000), st.integers(1, 4000), st.booleans())
+def test_format_then_parse_returns_the_click_to_grid_precision(data, name, width, height, is_positive):
+    click = Click(data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1)), is_positive)
+    dialogue = load_dialogue(name)
+    text = dialogue.format(width=width, height=height, click=click, predicted_iou=data.draw(st.floats(0, 1)))
+    read = dialogue.parse(text, width=width, height=height).click
+    assert read.is_positive == is_positive
+    # A grid of 1000 steps is exact up to 1000 pixels; beyond, a step is size/1000 pixels (its last one is not written).
+    assert abs(read.x - click.x) <= max(0, width // 1000), text
+    assert abs(read.y - click.y) <= max(0, height // 1000), text
+
+
+@given(st.data(), st.integers(1, 999), st.integers(1, 999))
+def test_boxes_come_back_exactly_up_to_the_size_of_the_grid(data, width, height):
+    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    box = Box(x0, y0, data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height)))
+    dialogue = load_dialogue("released_qwen")
+    assert dialogue.parse(dialogue.format_box(box, width=width, height=height), width=width, height=height).box == box
+
+
+def test_what_the_model_sees_is_the_overlay_and_the_description():
+    image = np.full((4, 6, 3), 100, np.uint8)
+    mask = np.zeros((4, 6), bool)
+    mask[1, 2] = True
+    observation = load_dialogue("paper").observe(image, mask, "the {color} cup")
+    assert observation.image[1, 2].tolist() == [50, 177, 50] and observation.image[0, 0].tolist() == [100, 100, 100]
+    assert "the object is as follows: the {color} cup." in observation.prompt
+    assert "semi-transparent green mask" in observation.prompt
+
+
+def test_the_prompt_of_released_qwen_is_the_released_one():
+    facts = (
+        "Please optimize the semi-transparent green mask in a point-wise manner based on the image and description "
+        "content, so that it covers the target object as accurately as possible. The object description is as follows:"
+        "<ref>red cup</ref>"
+    )
+    blank = np.zeros((2, 2, 3), np.uint8)
+    observation = load_dialogue("released_qwen").observe(blank, np.zeros((2, 2), bool), "red cup")
+    assert observation.prompt == facts and observation.system == "You are a helpful assistant."
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"first_axis": "row"}, "choose x or y"),
+        ({"prompt": "click"}, "no {description}"),
+        ({"iou": "IoU"}, "no {iou}"),
+        ({"scale": 1}, "fewer than ten positions"),
+    ],
+)
+def test_unsound_dialogues_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Dialogue(**{"system": "", "prompt": "{description}", **wrong})

@@ -1,0 +1,107 @@
+import itertools
+
+import pytest
+
+from segagent.data.trajectories import read_trajectories
+from segagent.environment import Environment
+from segagent.policies.simulated import NoisyOracle
+from segagent.run import parse_shard, run, shard_indices
+
+
+@pytest.fixture
+def do(tmp_path, discs):
+    def _do(dataset, name="t.jsonl", **settings):
+        environment = Environment(segmenter=discs, max_clicks=4)
+        policy = settings.pop("policy", NoisyOracle())
+        return run(dataset, policy=policy, environment=environment, out=tmp_path / name, **settings)
+
+    _do.root = tmp_path
+    return _do
+
+
+def test_shards_joined_are_one_run_byte_for_byte(do, dataset_of):
+    dataset = dataset_of(13)
+    do(dataset, "whole.jsonl", batch_size=5)
+    for index in range(3):
+        do(dataset, f"{index}.jsonl", shard=f"{index}/3", batch_size=2)
+    joined = b"".join((do.root / f"{index}.jsonl").read_bytes() for index in range(3))
+    assert joined == (do.root / "whole.jsonl").read_bytes()
+
+
+class Killed(BaseException):
+    """Like a kill: nothing in the package may catch it."""
+
+
+class Mortal(NoisyOracle):
+    def __init__(self, lives):
+        super().__init__()
+        self.lives = lives
+
+    def propose(self, states, num_candidates=1):
+        self.lives -= 1
+        if self.lives < 0:
+            raise Killed
+        return super().propose(states, num_candidates)
+
+
+@pytest.mark.parametrize("lives", [0, 5, 13])
+@pytest.mark.parametrize("cut", [0, 37])
+def test_a_killed_run_resumes_without_losing_or_repeating(do, dataset_of, lives, cut):
+    dataset = dataset_of(13)
+    do(dataset, "whole.jsonl")
+    with pytest.raises(Killed):
+        do(dataset, policy=Mortal(lives), batch_size=3)
+    path = do.root / "t.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - cut])
+    summary = do(dataset, resume=True, batch_size=4)
+    assert path.read_bytes() == (do.root / "whole.jsonl").read_bytes()
+    assert summary.resumed + summary.written == 13
+
+
+def test_a_finished_run_has_nothing_to_resume(do, dataset_of):
+    do(dataset_of(3))
+    assert do(dataset_of(3), resume=True).written == 0
+
+
+def test_resuming_with_other_data_is_refused(do, dataset_of):
+    do(dataset_of(4))
+    with pytest.raises(ValueError, match="holds 2 samples that this run does not have"):
+        do(dataset_of(2), resume=True)
+
+
+class Broken(list):
+    def sample_id(self, index):
+        return f"s{index}"
+
+    def __getitem__(self, index):
+        if index == 3:
+            raise ValueError("photo.jpg: broken image")
+        return super().__getitem__(index)
+
+
+def test_a_broken_sample_stops_the_run_and_what_was_done_stays(do, dataset_of):
+    with pytest.raises(ValueError, match=r"photo.jpg: broken image"):
+        do(Broken(dataset_of(6)))
+    assert [t.sample_id for t in read_trajectories(do.root / "t.jsonl")] == ["s0", "s1", "s2"]
+
+
+def test_or_is_skipped_and_reported(do, dataset_of, capsys):
+    summary = do(Broken(dataset_of(6)), on_error="skip", batch_size=4)
+    assert summary.skipped == ["photo.jpg: broken image"] and summary.written == 5
+    assert "skipped: photo.jpg" in capsys.readouterr().err
+
+
+def test_wrong_settings(do, dataset_of):
+    with pytest.raises(ValueError, match="choose stop or skip"):
+        do(dataset_of(2), on_error="ignore")
+    for shard in ("2/2", "1", "a/b", "-1/2", "0/0"):
+        with pytest.raises(ValueError, match=r"write i/n with 0 <= i < n"):
+            parse_shard(shard)
+
+
+def test_blocks_cover_everything_once_whatever_the_numbers():
+    for total, count in itertools.product(range(12), range(1, 9)):
+        blocks = [list(shard_indices(total, f"{index}/{count}")) for index in range(count)]
+        assert list(itertools.chain(*blocks)) == list(range(total))
+        assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
