@@ -6,17 +6,17 @@ python scripts/simulate.py data=refshapes data.split=train data.limit=1000 out=t
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
+from segagent.metrics.table import format_metrics
 
 from segagent.configuration import build
 from segagent.data.segagent_json import write_official
 from segagent.data.trajectories import read_trajectories
-from segagent.entry import beside, claim_output, run_entry, write_text
+from segagent.entry import claim_output, run_entry
 from segagent.environment import Environment
-from segagent.metrics.summary import format_simulation, summarize_simulation
+from segagent.results import write_metrics
 from segagent.run import run
 
 
@@ -38,11 +38,18 @@ def main(config: DictConfig) -> int:
         record_seconds=config.record_seconds,
         title="simulate",
     )
-    figures = summarize_simulation(read_trajectories(out), config.simulate.max_clicks)
-    write_text(beside(out, ".metrics.json"), figures.to_json())
+    metrics = write_metrics(
+        out,
+        out,
+        click_limit=config.simulate.max_clicks,
+        seed=config.seed,
+        seconds=summary.seconds,
+        n_skipped=len(summary.skipped),
+    )
     if config.official_out is not None:
         write_official(config.official_out, read_trajectories(out))
-    print(format_simulation(figures, summary), file=sys.stdout)
+    print(format_metrics(metrics))
+    print(f"\ntrajectories {out}")
     return 1 if summary.skipped else 0
 
 

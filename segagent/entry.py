@@ -10,7 +10,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from segagent.configuration import CONFIG_DIR, compose_config, names
 
 # Keys that change how a run is done, not what it makes: a resumed run may differ in them.
-RUN_KEYS = ("resume", "overwrite", "batch_size", "device")
+RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device")
 
 
 def _usage(entry: str, about: str) -> str:
@@ -88,17 +88,22 @@ def git_hash() -> str:
         return "unknown"
 
 
-def _differing(old: dict, new: dict, prefix: str = "") -> list[str]:
-    keys = []
-    for key in sorted(old.keys() | new.keys(), key=str):
-        if not prefix and key in RUN_KEYS:
-            continue
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            keys += _differing(a, b, f"{prefix}{key}.")
-        elif a != b:
-            keys.append(f"{prefix}{key} ({a} then, {b} now)")
-    return keys
+def differing_settings(old: DictConfig, new: DictConfig, but: Sequence[str] = RUN_KEYS) -> list[str]:
+    """Settings in which two configs differ, as `key (value, value)`; the keys in `but` may differ."""
+    flat = [_flatten(OmegaConf.to_container(config)) for config in (old, new)]
+    keys = sorted(flat[0].keys() | flat[1].keys())
+    return [
+        f"{key} ({flat[0].get(key)} then, {flat[1].get(key)} now)"
+        for key in keys
+        if key not in but and flat[0].get(key) != flat[1].get(key)
+    ]
+
+
+def _flatten(settings: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in settings.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def beside(out: str | Path, ending: str) -> Path:
@@ -122,8 +127,7 @@ def claim_output(out: str | Path, config: DictConfig, data_file: Path) -> None:
                 f"{data_file}: is there already; say resume=true to go on, or overwrite=true to begin anew"
             )
         if config_file.exists():
-            old = OmegaConf.to_container(OmegaConf.load(config_file))
-            changed = _differing(old, OmegaConf.to_container(config))
+            changed = differing_settings(OmegaConf.load(config_file), config)
             if changed:
                 raise ValueError(f"{config_file}: cannot resume with other settings: {'; '.join(changed)}")
     try:

@@ -10,7 +10,7 @@ from segagent.types import Box, Sample
 
 
 class Discs:
-    """Paints (or erases) a disc around the newest click on the mask in memory; a box paints itself. Counts its calls."""
+    """Paints or erases a disc around the newest click on the mask in memory; a box paints itself. Counts calls."""
 
     accepts_boxes = True
     waives_click_points = ""

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # One row per level; members of a level do not import each other.
 LEVELS = [
-    ["configuration", "types"],
+    ["configuration", "devices", "types"],
     ["depth"],
     ["masks"],
     ["overlay"],
@@ -17,6 +17,7 @@ LEVELS = [
     ["rollout"],
     ["report", "run"],
     ["entry"],
+    ["results"],
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 

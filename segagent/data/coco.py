@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,10 @@ class Coco:
 
     annotations: the JSON file. images: folder that `file_name` is relative to. text: `category` uses the category's
     name; `caption` uses the annotation's own `caption` (a text or a list: one sample each). void_masks: folder of
-    `STEM.png` label maps; pixels equal to `void_value` never count. crowd: `void` (crowd regions of a category do
-    not count for its other objects there, and are no samples; COCO's own rule) or `sample`. allow_empty: accept
-    annotations without a pixel. Raises `ValueError` naming file and annotation id on anything that is not sound.
+    `STEM.png` label maps; pixels equal to `void_value` never count. crowd: `void` (crowd regions of a category do not
+    count for its other objects there, and are no samples; COCO's own rule) or `sample`. include: regular expression
+    that the file name must match somewhere (None: all). allow_empty: accept annotations without a pixel. Raises
+    `ValueError` naming file and annotation id on anything that is not sound.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Coco:
         void_masks: str | None = None,
         void_value: int = 128,
         crowd: str = "void",
+        include: str | None = None,
         allow_empty: bool = False,
         limit: int | None = None,
     ) -> None:
@@ -92,19 +95,23 @@ class Coco:
         self._samples = [
             (entry, number, description)
             for entry in content["annotations"]
-            if not (entry.get("iscrowd") and crowd == "void")
+            if not (entry.get("iscrowd") and crowd == "void") and self._included(entry, include)
             for number, description in enumerate(self._describe(entry))
         ]
         self._check_ids()
         self._samples = self._samples[:limit]
         self._last: tuple[Path, np.ndarray] | None = None
 
+    def _included(self, entry: dict, pattern: str | None) -> bool:
+        image = self._image_entries.get(entry.get("image_id"))  # an unknown image is reported by _describe
+        return pattern is None or image is None or re.search(pattern, image["file_name"]) is not None
+
     def _check_ids(self) -> None:
         twice = [key for key, count in Counter((e["id"], n) for e, n, _ in self._samples).items() if count > 1]
         if twice:
             raise ValueError(f"{self._path}: annotation id {twice[0][0]} is there twice; ids must be unique")
         if not self._samples:
-            raise ValueError(f"{self._path}: no annotation to work on")
+            raise ValueError(f"{self._path}: no annotation to work on (data.include and data.crowd leave some out)")
 
     def _describe(self, entry: dict) -> list[str]:
         where = f"{self._path}: annotation {entry.get('id')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,8 @@ class MaskFolders:
 
     root, images, masks: give `root`, or both others. texts: JSON file `{stem or file name: description}`; without it
     `text` describes every picture, where `{stem}` stands for the file's name. threshold: values from it on are the
-    object (soft masks). void_value: this value marks pixels that never count. allow_empty: accept masks without object.
+    object (soft masks). void_value: this value marks pixels that never count. include: regular expression
+    that the file name must match somewhere (None: all). allow_empty: accept masks without object.
     Raises `ValueError` naming the file when a partner, a text or the object is missing, or the sizes differ.
     """
 
@@ -72,6 +74,7 @@ class MaskFolders:
         text: str = "{stem}",
         threshold: int | None = None,
         void_value: int | None = None,
+        include: str | None = None,
         allow_empty: bool = False,
         limit: int | None = None,
     ) -> None:
@@ -79,7 +82,14 @@ class MaskFolders:
             raise ValueError(
                 "mask_folders: give data.root=DIR (with images/ and masks/), or data.images and data.masks"
             )
-        self._image_paths = list_pictures(Path(images or Path(root) / "images"))
+        image_folder = Path(images or Path(root) / "images")
+        self._image_paths = {
+            stem: path
+            for stem, path in list_pictures(image_folder).items()
+            if include is None or re.search(include, path.name)
+        }
+        if not self._image_paths:
+            raise ValueError(f"{image_folder}: no picture's name matches data.include={include!r}")
         mask_folder = Path(masks or Path(root) / "masks")
         self._mask_paths = list_pictures(mask_folder)
         alone = [str(path) for stem, path in self._image_paths.items() if stem not in self._mask_paths]

@@ -149,3 +149,10 @@ def test_wrong_settings(folder):
 def test_an_empty_target_may_be_asked_for(folder):
     data = Coco(**folder(lambda c: c["annotations"][1].update(segmentation=[])), allow_empty=True)
     assert not data[1].target.any()
+
+
+def test_only_files_that_match(folder):
+    data = Coco(**folder(), include=r"^b\.")
+    assert [data.sample_id(k) for k in range(len(data))] == ["11"]
+    with pytest.raises(ValueError, match=r"no annotation to work on \(data.include"):
+        Coco(**folder(), include="zebra")

@@ -71,3 +71,9 @@ def test_one_name_twice_is_refused(root):
     Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(root / "images" / "red_cup.png")
     with pytest.raises(ValueError, match=r"red_cup.jpg and red_cup.png have one name"):
         MaskFolders(root=str(root))
+
+
+def test_only_files_that_match(root):
+    assert len(MaskFolders(root=str(root), include="red")) == 1
+    with pytest.raises(ValueError, match=r"no picture's name matches data.include='zebra'"):
+        MaskFolders(root=str(root), include="zebra")

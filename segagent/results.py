@@ -1,0 +1,81 @@
+"""What stands beside a finished trajectory file: predictions, metrics, report. Shared by the entries that evaluate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segagent.data.base import Dataset
+from segagent.data.predictions import prediction_record, write_predictions
+from segagent.data.trajectories import read_trajectories
+from segagent.entry import beside, write_text
+from segagent.metrics import score
+from segagent.types import Trajectory
+
+
+def write_metrics(
+    out: Path,
+    lines: Path,
+    *,
+    protocol: str = "final",
+    click_limit: int | None = None,
+    boundary: bool = False,
+    seed: int = 0,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Scores the trajectories in `lines` and writes `NAME.metrics.json` beside `out`; returns what it wrote.
+
+    facts: further flat keys (seconds, ...). Raises `ValueError` when there is nothing to score or a mask is broken.
+    """
+    records = map(prediction_record, read_trajectories(lines))
+    scores = score(records, protocol, click_limit=click_limit, boundary=boundary, seed=seed, where=str(lines))
+    metrics = scores.metrics() | facts
+    write_text(beside(out, ".metrics.json"), json.dumps(metrics, indent=1) + "\n")
+    return metrics
+
+
+def image_loader(dataset: Dataset) -> Callable[[Trajectory], np.ndarray]:
+    """Trajectory -> its picture `[H, W, 3]` uint8, found in the dataset by sample id."""
+    places: dict[str, int] = {}
+
+    def load(trajectory: Trajectory) -> np.ndarray:
+        if not places:
+            places.update((dataset.sample_id(index), index) for index in range(len(dataset)))
+        return dataset[places[trajectory.sample_id]].image
+
+    return load
+
+
+class Lines:
+    """The trajectories of a JSONL file, read anew each time they are iterated over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return read_trajectories(self.path)
+
+
+def publish(
+    out: Path, lines: Path, dataset: Dataset, metrics: dict[str, Any], *, title: str, report: bool, seed: int
+) -> None:
+    """Writes the predictions JSON to `out` and, when asked for, the report beside it."""
+    write_predictions(out, read_trajectories(lines))
+    if report:
+        from segagent.report import write_report  # brings matplotlib: a second that other entries need not wait
+
+        curves = {name: metrics[name] for name in ("ciou_by_step", "miou_by_step")}
+        write_report(
+            beside(out, ".html"),
+            title=title,
+            summary={key: value for key, value in metrics.items() if not isinstance(value, list)},
+            curves=curves,
+            trajectories=Lines(lines),
+            load_image=image_loader(dataset),
+            config_text=beside(out, ".config.yaml").read_text(encoding="utf-8"),
+            seed=seed,
+        )

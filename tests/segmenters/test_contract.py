@@ -1,0 +1,232 @@
+"""What every click segmenter promises, whatever it is made of. New members join by one line in MEMBERS."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from segagent.segmenters import GraphCut
+from segagent.types import Box, Click
+
+MEMBERS = [("graphcut", GraphCut)]
+
+
+@pytest.fixture(params=[factory for _, factory in MEMBERS], ids=[name for name, _ in MEMBERS])
+def segmenter(request):
+    return request.param()
+
+
+def scene(height: int = 60, width: int = 80, seed: int = 0) -> np.ndarray:
+    """A red disc and a green block on grainy blue, `[height, width, 3]` uint8."""
+    rows, columns = np.mgrid[:height, :width]
+    image = np.full((height, width, 3), (40, 60, 150), np.int64)
+    image[np.hypot(rows - 0.5 * height, columns - 0.3 * width) < 0.22 * min(height, width)] = (200, 50, 40)
+    image[int(0.3 * height) : int(0.8 * height), int(0.6 * width) : int(0.9 * width)] = (50, 170, 60)
+    image += np.random.default_rng(seed).integers(-12, 13, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def run(segmenter, image, clicks, memory=None, box=None):
+    masks, memories = segmenter.predict(segmenter.embed([image]), [clicks], [memory], [box])
+    return masks[0], memories[0]
+
+
+def assert_holds_clicks(segmenter, mask, clicks):
+    if segmenter.waives_click_points:
+        pytest.skip(segmenter.waives_click_points)
+    for (x, y), is_positive in {(click.x, click.y): click.is_positive for click in clicks}.items():
+        assert mask[y, x] == is_positive, f"click ({x}, {y}), positive: {is_positive}"
+
+
+def frozen(value):
+    """Everything a memory or embedding holds, as bytes: equal before and after means not written to."""
+    return pickle.dumps(value)
+
+
+CLICKS = (Click(24, 30), Click(60, 30, False), Click(5, 5, False), Click(30, 36))
+
+
+def test_says_what_it_accepts(segmenter):
+    assert isinstance(segmenter.accepts_boxes, bool)
+    assert isinstance(segmenter.waives_click_points, str)
+
+
+def test_masks_are_bool_of_the_images_size(segmenter):
+    mask, _ = run(segmenter, scene(48, 70), [Click(20, 24)])
+    assert mask.shape == (48, 70) and mask.dtype == np.bool_
+
+
+def test_equal_calls_give_equal_masks(segmenter):
+    first, again = (run(segmenter, scene(), CLICKS[:2])[0] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_equal_calls_of_two_instances_agree_whatever_they_did_before(segmenter):
+    run(segmenter, scene(seed=5), [Click(3, 3)])
+    other = dict((factory, factory) for _, factory in MEMBERS)[type(segmenter)]()
+    np.testing.assert_array_equal(run(segmenter, scene(), CLICKS[:2])[0], run(other, scene(), CLICKS[:2])[0])
+
+
+def test_a_batch_equals_its_members(segmenter):
+    images = [scene(60, 80, 0), scene(41, 66, 1), scene(90, 50, 2)]
+    clicks = [CLICKS[:1], [Click(20, 20), Click(50, 8, False)], [Click(15, 45)]]
+    embeddings = segmenter.embed(images)
+    masks, memories = segmenter.predict(embeddings, clicks, [None] * 3)
+    later, _ = segmenter.predict(embeddings, [[*points, Click(1, 1, False)] for points in clicks], memories)
+    for image, points, mask, after in zip(images, clicks, masks, later, strict=True):
+        alone, memory = run(segmenter, image, points)
+        np.testing.assert_array_equal(mask, alone)
+        np.testing.assert_array_equal(after, run(segmenter, image, [*points, Click(1, 1, False)], memory)[0])
+
+
+def test_branches_do_not_touch_each_other(segmenter):
+    embeddings = segmenter.embed([scene()])
+    masks, memories = segmenter.predict(embeddings, [CLICKS[:1]], [None])
+    before = frozen((embeddings, masks, memories))
+    left, _ = segmenter.predict(embeddings, [CLICKS[:2]], memories)
+    right, _ = segmenter.predict(embeddings, [(CLICKS[0], Click(70, 40))], memories)
+    again, _ = segmenter.predict(embeddings, [CLICKS[:2]], memories)
+    assert frozen((embeddings, masks, memories)) == before
+    np.testing.assert_array_equal(left[0], again[0])
+    assert (left[0] != right[0]).any()
+
+
+def test_a_mask_handed_out_may_be_written_to_without_spoiling_its_memory_twin(segmenter):
+    embeddings = segmenter.embed([scene()])
+    _, memories = segmenter.predict(embeddings, [CLICKS[:1]], [None])
+    expected, _ = segmenter.predict(embeddings, [CLICKS[:2]], memories)
+    masks, memories = segmenter.predict(embeddings, [CLICKS[:1]], [None])
+    masks[0][:] = True
+    np.testing.assert_array_equal(segmenter.predict(embeddings, [CLICKS[:2]], memories)[0][0], expected[0])
+
+
+def test_embeddings_and_memories_can_be_pickled(segmenter):
+    embeddings = segmenter.embed([scene()])
+    _, memories = segmenter.predict(embeddings, [CLICKS[:1]], [None])
+    expected, _ = segmenter.predict(embeddings, [CLICKS[:2]], memories)
+    copies = pickle.loads(pickle.dumps((embeddings, memories)))
+    np.testing.assert_array_equal(segmenter.predict(copies[0], [CLICKS[:2]], copies[1])[0][0], expected[0])
+
+
+def test_every_click_of_a_sequence_is_kept(segmenter):
+    memory = None
+    for count in range(1, len(CLICKS) + 1):
+        mask, memory = run(segmenter, scene(), CLICKS[:count], memory)
+        assert_holds_clicks(segmenter, mask, CLICKS[:count])
+
+
+@pytest.mark.parametrize("size", [(60, 80), (700, 900)])
+def test_neighbouring_clicks_of_opposite_sign_are_both_kept(segmenter, size):
+    y, x = size[0] // 2, size[1] // 2
+    clicks = [Click(x, y), Click(x + 1, y, False), Click(x, y + 1), Click(x - 1, y, False)]
+    mask, _ = run(segmenter, scene(*size), clicks)
+    assert_holds_clicks(segmenter, mask, clicks)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_of_contradicting_clicks_the_last_one_wins(segmenter, last):
+    clicks = [Click(24, 30, not last), Click(24, 30, last)]
+    mask, _ = run(segmenter, scene(), clicks)
+    assert_holds_clicks(segmenter, mask, clicks)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 300), (300, 8), (9, 13), (333, 501)])
+def test_any_size(segmenter, size):
+    clicks = [Click(size[1] // 2, size[0] // 2), Click(size[1] - 1, size[0] - 1, False)]
+    mask, memory = run(segmenter, scene(*size), clicks)
+    assert mask.shape == size
+    assert_holds_clicks(segmenter, mask, clicks)
+    assert run(segmenter, scene(*size), [*clicks, Click(0, 0)], memory)[0].shape == size
+
+
+def test_a_camera_picture(segmenter):
+    clicks = [Click(1200, 1500), Click(3999, 2999, False)]
+    mask, _ = run(segmenter, np.kron(scene(60, 80), np.ones((50, 50, 1), np.uint8)), clicks)
+    assert mask.shape == (3000, 4000)
+    assert_holds_clicks(segmenter, mask, clicks)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((40, 50, 3), 128, np.uint8),
+        np.zeros((40, 50, 3), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8),
+        np.repeat(np.random.default_rng(1).integers(0, 256, (40, 50, 1), dtype=np.uint8), 3, 2),
+    ],
+    ids=["even", "black", "noise", "grey noise"],
+)
+def test_pictures_without_structure(segmenter, image):
+    clicks = [Click(25, 20), Click(3, 3, False), Click(40, 30)]
+    memory = None
+    for count in range(1, 4):
+        mask, memory = run(segmenter, image, clicks[:count], memory)
+        assert_holds_clicks(segmenter, mask, clicks[:count])
+
+
+def test_only_negative_clicks(segmenter):
+    clicks = [Click(24, 30, False), Click(60, 30, False)]
+    memory = None
+    for count in (1, 2):
+        mask, memory = run(segmenter, scene(), clicks[:count], memory)
+        assert_holds_clicks(segmenter, mask, clicks[:count])
+
+
+def test_a_given_mask_is_gone_on_from(segmenter):
+    given = np.zeros((60, 80), bool)
+    given[20:50, 50:72] = True
+    embeddings = segmenter.embed([scene()])
+    before = given.copy()
+    memory = segmenter.remember(embeddings, [given])
+    clicks = [Click(24, 30)]
+    masks, _ = segmenter.predict(embeddings, [clicks], memory)
+    assert_holds_clicks(segmenter, masks[0], clicks)
+    assert (masks[0] & given).sum() > 0.7 * given.sum(), "the given mask was forgotten"
+    assert masks[0][:, :45].sum() > 50, "the click added nothing"
+    np.testing.assert_array_equal(given, before)
+
+
+def test_a_given_empty_or_full_mask_is_fine(segmenter):
+    embeddings = segmenter.embed([scene()])
+    for given in (np.zeros((60, 80), bool), np.ones((60, 80), bool)):
+        memory = segmenter.remember(embeddings, [given])
+        for click in (Click(24, 30), Click(24, 30, False)):
+            mask = segmenter.predict(embeddings, [[click]], memory)[0][0]
+            assert_holds_clicks(segmenter, mask, [click])
+
+
+def test_boxes_are_used_or_refused(segmenter):
+    box = Box(8, 12, 42, 48)
+    if not segmenter.accepts_boxes:
+        with pytest.raises(ValueError, match="box"):
+            run(segmenter, scene(), [Click(24, 30)], box=box)
+        return
+    mask, memory = run(segmenter, scene(), [], box=box)
+    assert mask[30, 24] and mask[:, 50:].mean() < 0.1
+    mask, _ = run(segmenter, scene(), CLICKS[:2], memory, box)
+    assert_holds_clicks(segmenter, mask, CLICKS[:2])
+
+
+def test_neither_click_nor_box_is_refused(segmenter):
+    with pytest.raises(ValueError, match="no click"):
+        run(segmenter, scene(), [])
+
+
+@pytest.mark.parametrize("x, y", [(80, 5), (5, 60), (-1, 5), (5, -1)])
+def test_a_click_outside_is_refused(segmenter, x, y):
+    with pytest.raises(ValueError, match="outside"):
+        run(segmenter, scene(), [Click(24, 30), Click(x, y)])
+
+
+def test_lists_of_unequal_length_are_refused(segmenter):
+    embeddings = segmenter.embed([scene()])
+    for clicks, memory in (([CLICKS, CLICKS], [None]), ([CLICKS], [None, None]), ([], [])):
+        with pytest.raises(ValueError, match="one of each per state"):
+            segmenter.predict(embeddings, clicks, memory)
+    with pytest.raises(ValueError):
+        segmenter.remember(embeddings, [])
+
+
+def test_an_empty_batch_is_an_empty_batch(segmenter):
+    assert segmenter.embed([]) == []
+    assert tuple(map(list, segmenter.predict([], [], []))) == ([], [])

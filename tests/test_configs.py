@@ -1,0 +1,73 @@
+"""Every YAML composes, and builds what it names."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from segagent.configuration import CONFIG_DIR, build, compose_config, load_named, names
+
+ENTRIES = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
+GROUPS = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())
+
+
+def test_each_entry_has_a_script_and_each_script_an_entry():
+    root = Path(__file__).resolve().parents[1]
+    scripts = {path.stem for path in (root / "scripts").glob("*.py") if "run_entry(" in path.read_text()}
+    assert scripts == set(ENTRIES)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_entries_compose_and_ask_for_their_output_only(entry):
+    config = compose_config(entry)
+    OmegaConf.resolve(config)
+    assert OmegaConf.missing_keys(config) == {"out"}
+
+
+@pytest.mark.parametrize("group, name", [(group, name) for group in GROUPS for name in names(group)])
+def test_every_named_config_builds_or_says_what_it_needs(group, name):
+    config = OmegaConf.merge({"seed": 0, "device": "cpu"}, {group: load_named(group, name)})
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        assert group == "data" or missing == {f"{group}.path"}, "only data, and members with weights, need paths"
+        return
+    try:
+        built = build(config[group])
+    except ValueError as error:
+        assert "give data.root" in str(error)
+    else:
+        assert type(built).__module__.startswith("segagent.")
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("group", GROUPS)
+def test_entries_take_any_member_of_their_groups(entry, group):
+    if group in compose_config(entry):
+        for name in names(group):
+            assert compose_config(entry, [f"{group}={name}"])[group]["_target_"] == load_named(group, name)["_target_"]
+
+
+def arguments_of(target):
+    """Keyword arguments of a class, or of a class made by its `from_checkpoint`."""
+    path = target.removesuffix(".from_checkpoint")
+    found = set(inspect.signature(get_class(path)).parameters)
+    return (found - {"network"}) | {"path"} if path != target else found
+
+
+@pytest.mark.parametrize("group, name", [(group, name) for group in GROUPS for name in names(group)])
+def test_a_config_states_every_argument_of_its_class(group, name):
+    """So that a user sees each setting in --help."""
+    config = load_named(group, name)
+    assert set(config) - {"_target_"} == arguments_of(config["_target_"])
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="no policy 'best'; there are center, noisy_oracle, oracle, random"):
+        load_named("policy", "best")
+
+
+def test_a_constructors_complaint_arrives_unwrapped():
+    with pytest.raises(ValueError, match=r"^flip=2: a probability"):
+        build(OmegaConf.create({"_target_": "segagent.policies.simulated.NoisyOracle", "flip": 2}))

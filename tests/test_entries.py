@@ -1,0 +1,241 @@
+"""The commands as a user runs them: end to end, wrong input, kill and resume."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segagent.data.predictions import read_predictions
+from segagent.data.trajectories import read_trajectories
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(script, *arguments):
+    return [sys.executable, str(ROOT / script), *map(str, arguments)]
+
+
+def call(script, *arguments, code=0):
+    done = subprocess.run(command(script, *arguments), capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr + done.stdout
+    return done
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three pictures with a bright object each, as a mask folder."""
+    for name in ("images", "masks"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for stem in ("a", "b", "c"):
+        image = random.integers(0, 90, (48, 64, 3), dtype=np.uint8)
+        mask = np.zeros((48, 64), np.uint8)
+        mask[10:34, 14:44] = 255
+        image[mask > 0] += 140
+        Image.fromarray(image).save(tmp_path / "photos" / "images" / f"{stem}.png")
+        Image.fromarray(mask).save(tmp_path / "photos" / "masks" / f"{stem}.png")
+    return tmp_path / "photos"
+
+
+def test_simulate_on_a_folder_of_photographs(photos, tmp_path):
+    out = tmp_path / "run" / "traj.jsonl"
+    done = call(
+        "scripts/simulate.py", "data=mask_folders", f"data.root={photos}", f"out={out}", "batch_size=2",
+        f"official_out={tmp_path / 'official.json'}",
+    )  # fmt: skip
+    trajectories = list(read_trajectories(out))
+    assert [t.sample_id for t in trajectories] == ["a", "b", "c"]
+    assert all(t.final_iou > 0.9 for t in trajectories), "bright on dark is easy"
+    assert len(json.loads((tmp_path / "official.json").read_text())["data"]) == 3
+    metrics = json.loads((tmp_path / "run" / "traj.metrics.json").read_text())
+    assert metrics["n"] == 3 and metrics["noc90"] <= 3 and "noc90" in done.stdout.lower()
+    assert "max_clicks: 20" in (tmp_path / "run" / "traj.config.yaml").read_text()
+
+
+def test_evaluate_leaves_everything_beside_its_output(tmp_path):
+    out = tmp_path / "results" / "oracle.json"
+    settings = ("data=refshapes", "data.limit=6", "policy=oracle", "rollout.max_clicks=3", f"out={out}")
+    call("scripts/evaluate.py", *settings)
+    names = {path.name for path in out.parent.iterdir()}
+    assert names == {f"oracle.{end}" for end in ("json", "metrics.json", "config.yaml", "html", "trajectories.jsonl")}
+    metrics = json.loads((out.parent / "oracle.metrics.json").read_text())
+    for key in [
+        "ciou",
+        "giou",
+        "miou",
+        "p50",
+        "p70",
+        "p90",
+        "boundary_iou",
+        "noc80",
+        "noc85",
+        "noc90",
+        "n",
+        "n_unparsable",
+        "ciou_by_step",
+    ]:
+        assert key in metrics, key
+    assert metrics["n"] == len(list(read_predictions(out))) == 6
+    scored = call("eval_result_iou.py", "--input_json", out, "--out", tmp_path / "again.json")
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["ciou"] == metrics["ciou"] and f"{100 * metrics['ciou']:.2f}" in scored.stdout
+    refused = call("scripts/evaluate.py", *settings, code=2)
+    assert "is there already; say resume=true to go on, or overwrite=true" in refused.stderr
+    before = out.read_bytes()
+    call("scripts/evaluate.py", *settings, "overwrite=true")
+    assert out.read_bytes() == before
+
+
+def test_killed_with_nine_and_resumed_is_the_run_that_was_not(tmp_path):
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    settings = ("data=refshapes", "data.limit=24", "simulate.max_clicks=4", "batch_size=2", "policy=noisy_oracle")
+    call("scripts/simulate.py", *settings, f"out={whole}")
+    process = subprocess.Popen(command("scripts/simulate.py", *settings, f"out={killed}"), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (killed.exists() and killed.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    call("scripts/simulate.py", *settings, f"out={killed}", "resume=true")
+    assert killed.read_bytes() == whole.read_bytes()
+    changed = call("scripts/simulate.py", *settings[:-1], "policy=random", f"out={killed}", "resume=true", code=2)
+    assert "cannot resume with other settings: policy._target_" in changed.stderr
+
+
+def test_shards_joined_are_one_run(tmp_path):
+    settings = ("data=refshapes", "data.limit=5", "rollout.max_clicks=2", "report=false")
+    call("scripts/evaluate.py", *settings, f"out={tmp_path / 'whole.json'}")
+    for index in range(2):
+        call("scripts/evaluate.py", *settings, f"out={tmp_path / f'part{index}.json'}", f"shard={index}/2")
+    call(
+        "scripts/join.py",
+        f"out={tmp_path / 'joined.json'}",
+        f"parts=[{tmp_path / 'part0.json'},{tmp_path / 'part1.json'}]",
+    )
+    for end in (".json", ".trajectories.jsonl"):
+        assert (tmp_path / f"joined{end}").read_bytes() == (tmp_path / f"whole{end}").read_bytes()
+    metrics = [json.loads((tmp_path / f"{name}.metrics.json").read_text()) for name in ("whole", "joined")]
+    for one in metrics:
+        one.pop("seconds")
+    assert metrics[0] == metrics[1]
+    swapped = call(
+        "scripts/join.py", f"out={tmp_path / 'x.json'}", f"parts=[{tmp_path / 'part1.json'},{tmp_path / 'part0.json'}]",
+        code=2,
+    )  # fmt: skip
+    assert "shard 1/2" in swapped.stderr and "in order" in swapped.stderr
+
+
+def truncate_first(photos):
+    path = photos / "images" / "a.png"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def shrink_first_mask(photos):
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(photos / "masks" / "a.png")
+
+
+def empty_first_mask(photos):
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save(photos / "masks" / "a.png")
+
+
+@pytest.mark.parametrize(
+    "break_it, message",
+    [
+        (truncate_first, "a.png: broken image"),
+        (shrink_first_mask, "a.png: mask is [8, 8] but"),
+        (empty_first_mask, "a.png: the mask marks no object"),
+        (lambda photos: (photos / "masks" / "a.png").unlink(), "no mask for"),
+    ],
+    ids=["truncated", "size", "empty", "missing"],
+)
+def test_broken_photographs_end_with_one_clear_line(photos, tmp_path, break_it, message):
+    break_it(photos)
+    settings = ("data=mask_folders", f"data.root={photos}", f"out={tmp_path / 't.jsonl'}")
+    done = call("scripts/simulate.py", *settings, code=2)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line and "Traceback" not in done.stderr
+
+
+def test_or_are_skipped_reported_and_seen_in_the_exit_code(photos, tmp_path):
+    truncate_first(photos)
+    out = tmp_path / "t.jsonl"
+    done = call(
+        "scripts/simulate.py", "data=mask_folders", f"data.root={photos}", f"out={out}", "on_error=skip", code=1
+    )
+    assert "skipped: " in done.stderr and len(list(read_trajectories(out))) == 2
+    assert json.loads((tmp_path / "t.metrics.json").read_text())["n_skipped"] == 1
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (["out=x.jsonl", "simulate.max_click=3"], "max_click"),
+        (["out=x.jsonl", "data=refshape"], "refshape"),
+        (["out=x.jsonl", "data.subset=refshapes*"], "refshapes*"),
+        (["out=x.jsonl", "shard=3/2"], "0 <= i < n"),
+        (["out=x.jsonl", "simulate.tau_stop=90"], "tau_stop=90"),
+        (["out=x.jsonl", "data=coco", "data.images=."], "data.annotations"),
+        (["out=x.jsonl", "data=coco", "data.images=.", "data.annotations=none.json"], "none.json: no such file"),
+        ([], "out: not given"),
+        (["out=/dev/null/x.jsonl"], "/dev/null"),
+        (["out=x.jsonl", "resume=true", "overwrite=true"], "exclude each other"),
+    ],
+)
+def test_wrong_settings_end_with_one_clear_line(settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = call("scripts/simulate.py", *settings, code=2)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line and "Traceback" not in done.stderr
+
+
+def test_help_lists_the_settings_and_the_groups():
+    done = call("scripts/simulate.py", "--help")
+    assert "max_clicks: 20" in done.stdout and "policy=center|noisy_oracle|oracle|random" in done.stdout
+
+
+def test_visualize_draws_one_sample(photos, tmp_path):
+    out = tmp_path / "t.jsonl"
+    call("scripts/simulate.py", "data=mask_folders", f"data.root={photos}", f"out={out}")
+    call(
+        "scripts/visualize.py",
+        "--trajectories",
+        out,
+        "--sample",
+        "b",
+        "--images",
+        photos / "images",
+        "--out",
+        tmp_path / "b.png",
+    )
+    with Image.open(tmp_path / "b.png") as picture:
+        assert picture.width > 128 and picture.height > 40
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    whole, small = tmp_path / "whole.jsonl", tmp_path / "small.jsonl"
+    settings = ("data=refshapes", "data.limit=6", "simulate.max_clicks=3", "batch_size=2")
+    call("scripts/simulate.py", *settings, f"out={whole}")
+    room = whole.stat().st_size // 2
+
+    def limit_file_size():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    full = subprocess.run(
+        command("scripts/simulate.py", *settings, f"out={small}"),
+        capture_output=True,
+        text=True,
+        preexec_fn=limit_file_size,
+    )
+    assert full.returncode == 2 and "error: " in full.stderr and "Traceback" not in full.stderr
+    assert "small.jsonl" in full.stderr and "resume=true" in full.stderr
+    assert 0 < small.stat().st_size <= room and whole.read_bytes().startswith(small.read_bytes())
+    call("scripts/simulate.py", *settings, f"out={small}", "resume=true")
+    assert small.read_bytes() == whole.read_bytes()

@@ -1,0 +1,285 @@
+import base64
+import importlib.util
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from segagent import masks
+from segagent.data.trajectories import trajectory_to_json
+from segagent.report import trajectory_panels, write_report
+from segagent.report.gather import gather
+from segagent.types import Action, Click, EndReason, InitKind, Step, Trajectory
+
+SIZE = (24, 32)
+EMPTY = masks.encode_rle(np.zeros(SIZE, bool))
+FULL = masks.encode_rle(np.ones(SIZE, bool))
+
+
+def make(number, ious=(0.4, 0.7), **changes):
+    before = [0.0, *ious]
+    steps = [
+        Step(Action(click=Click(3, 4, index % 2 == 0), text=f"reply {index}"), FULL, before[index], iou)
+        for index, iou in enumerate(ious)
+    ]
+    facts = dict(
+        sample_id=f"s{number}", image_name=f"{number}.png", height=SIZE[0], width=SIZE[1], text=f"thing {number}"
+    )
+    facts |= dict(target=FULL, void=None, init=InitKind.EMPTY, init_mask=EMPTY, init_iou=0.0, steps=tuple(steps))
+    return Trajectory(**{**facts, "end_reason": EndReason.FINISHED, "end_text": "Finish", **changes})
+
+
+def image_of(trajectory):
+    return np.full((*SIZE, 3), 90, np.uint8)
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask for and checks that tags close in order."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "path", "use", "rect"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.open, self.tags, self.images, self.links, self.sections = [], [], [], [], [], {}
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.links += [value for key, value in attrs.items() if key in {"src", "href", "xlink:href", "srcset", "data"}]
+        if tag == "img":
+            self.images.append(attrs["src"])
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self.section = attrs.get("id", "")
+            self.sections[self.section] = []
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.open and self.open[-1] == "h3":
+            self.sections[self.section].append(data)
+
+
+@pytest.fixture
+def report(tmp_path):
+    def write(trajectories, **changes):
+        options = {"title": "run", "summary": {}, "curves": {}, "load_image": image_of, **changes}
+        write_report(tmp_path / "r.html", trajectories=trajectories, **options)
+        text = (tmp_path / "r.html").read_text(encoding="utf-8")
+        return text, Page(text)
+
+    return write
+
+
+def test_the_file_is_self_contained(report):
+    text, page = report([make(n) for n in range(3)], curves={"ciou_by_step": [0.0, 0.4, None]}, config_text="a: 1")
+    # Names of XML name spaces look like addresses but are never fetched.
+    bare = text.replace('xmlns="http://www.w3.org/2000/svg"', "").replace(
+        'xmlns:xlink="http://www.w3.org/1999/xlink"', ""
+    )
+    assert "http:" not in bare and "https:" not in bare and "//" not in "".join(bare.split("base64,")[0])
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "@import" not in text and "prefers-color-scheme: dark" in text
+    assert text.count("<svg") == 2 and len(page.images) == 3 * 4
+    for source in page.images:
+        kind, data = source.split(",", 1)
+        assert kind == "data:image/webp;base64"
+        picture = cv2.imdecode(np.frombuffer(base64.b64decode(data, validate=True), np.uint8), cv2.IMREAD_COLOR)
+        assert picture.shape == (180, 240, 3)
+
+
+def test_equal_inputs_give_equal_bytes(report):
+    first, _ = report([make(n) for n in range(40)], seed=3, curves={"x": [0.1, 0.2]})
+    second, _ = report([make(n) for n in range(40)], seed=3, curves={"x": [0.1, 0.2]})
+    other, _ = report([make(n) for n in range(40)], seed=4, curves={"x": [0.1, 0.2]})
+    assert first == second != other
+
+
+def test_every_text_is_escaped(report):
+    evil = "</title><script>alert('1')</script>&\"'"
+    trajectory = make(0, text=evil, end_text=evil, image_name=evil, sample_id=evil)
+    step = Step(Action(click=Click(1, 1), text=evil), FULL, 0.0, 0.5)
+
+    def fail(_):
+        raise OSError(evil)
+
+    text, page = report(
+        [trajectory, make(1, steps=(step,))],
+        title=evil,
+        summary={evil: evil},
+        curves={"a<b&c": [0.1, 0.2]},
+        config_text=evil,
+        load_image=fail,
+    )
+    assert "script" not in page.tags and "<script" not in text
+    assert "".join(page.text).count(evil) >= 10
+
+
+def test_best_worst_and_random_are_the_right_ones(report):
+    order = np.random.default_rng(0).permutation(60)
+    _, page = report((make(n, [n / 100]) for n in order), extremes=4, sampled=5)
+    assert page.sections["best"] == [f"thing {n}" for n in (59, 58, 57, 56)]
+    assert page.sections["worst"] == [f"thing {n}" for n in (0, 1, 2, 3)]
+    shown = page.sections["random"]
+    assert len(set(shown)) == 5 and not set(shown) & {*page.sections["best"], *page.sections["worst"]}
+
+
+def test_none_of_a_few_trajectories_is_shown_twice(report):
+    for count in range(1, 6):
+        _, page = report([make(n, [n / 10]) for n in range(count)])
+        shown = [name for titles in page.sections.values() for name in titles]
+        assert sorted(shown) == [f"thing {n}" for n in range(count)]
+
+
+def test_ties_are_settled_by_place():
+    gathered = gather([make(n, [0.5]) for n in range(9)], extremes=2, sampled=3, seed=0)
+    assert [place for place, _ in gathered.best] == [0, 1]
+    assert [place for place, _ in gathered.worst] == []  # the two worst are the same two
+    assert len(gathered.sampled) == 3
+
+
+def test_sampling_is_even():
+    light = [make(n, []) for n in range(30)]
+    seen = np.zeros(30)
+    for seed in range(300):
+        for place, _ in gather(light, extremes=0, sampled=6, seed=seed).sampled:
+            seen[place] += 1
+    assert seen.sum() == 1800 and 30 < seen.min() and seen.max() < 95  # 60 expected, deviation 7
+
+
+def test_a_long_source_is_read_once_and_not_kept():
+    alive, most = set(), 0
+
+    class Tracked(Trajectory):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            alive.add(id(self))
+
+        def __del__(self):
+            alive.discard(id(self))
+
+    def source():
+        nonlocal most
+        for n in range(5000):
+            yield Tracked(
+                **{name: getattr(template, name) for name in Trajectory.__dataclass_fields__} | {"sample_id": n}
+            )
+            most = max(most, len(alive))
+
+    template = make(0)
+    gathered = gather(source(), extremes=6, sampled=12, seed=0)
+    assert gathered.count == 5000 and most < 60 and len(gathered.by_step()[0]) == 5000
+
+
+def test_iou_by_step_carries_the_last_value_on():
+    gathered = gather(
+        [make(0, [0.5]), make(1, [0.2, 0.9]), make(2, target=None, init_iou=None, steps=())],
+        extremes=1,
+        sampled=1,
+        seed=0,
+    )
+    ious, steps = gathered.by_step()
+    assert np.allclose(ious, [[0, 0.5, 0.5], [0, 0.2, 0.9]]) and steps.tolist() == [1, 2]
+
+
+def test_trajectories_without_a_target_are_shown_without_iou(report):
+    step = Step(Action(click=Click(1, 1)), FULL)
+    text, page = report([make(0, target=None, init_iou=None, steps=(step,))])
+    assert page.sections["random"] == ["thing 0"] and "IoU unknown after 1 step, finished" in text
+    assert "best" not in page.sections and text.count("<svg") == 1
+
+
+def test_an_empty_run_is_a_report(report):
+    text, page = report([], summary={"n": 0})
+    assert "0 trajectories" in text and not page.images
+
+
+def test_intervals_stand_beside_their_metric(report):
+    summary = {"ciou": 0.81234, "ciou_low": 0.7, "ciou_high": 0.9, "n": 12345, "note": "x<y", "list": [1], "none": None}
+    text, page = report([], summary=summary)
+    assert "0.8123" in text and "0.7000 \N{EN DASH} 0.9000" in text and "12,345" in text and "x&lt;y" in text
+    words = [word.strip() for word in page.text]
+    assert "ciou_low" not in words and "list" not in words and "none" in words
+
+
+@pytest.mark.parametrize(
+    ("load", "reason"),
+    [
+        (lambda t: (_ for _ in ()).throw(FileNotFoundError("no 7.png")), "FileNotFoundError: no 7.png"),
+        (lambda t: {}["gone"], "KeyError"),
+        (lambda t: np.zeros((5, 6, 3), np.uint8), "the image is 6x5, the trajectory 32x24"),
+        (lambda t: np.zeros(SIZE, np.uint8), "pictures are uint8"),
+    ],
+)
+def test_an_unreadable_image_is_grey_and_says_why(report, load, reason):
+    _, page = report([make(7)], load_image=load)
+    assert reason in "".join(page.text) and len(page.images) == 4
+    start = trajectory_panels(make(7), load)[1].picture
+    assert (start == start[0, 0]).all() and 100 < start[0, 0, 0] < 200
+
+
+def test_a_broken_mask_is_grey_and_says_why(report):
+    _, page = report([make(7, target={**FULL, "counts": "1"})])
+    assert "target: broken RLE" in "".join(page.text) and len(page.images) == 1
+
+
+def test_panels_tell_the_story():
+    panels = trajectory_panels(make(0, [0.4, 0.7]), image_of, side=64)
+    assert [panel.title for panel in panels] == [
+        "image, target outlined", "start: empty mask", "1: + (3, 4)", "2: \N{MINUS SIGN} (3, 4)",
+    ]  # fmt: skip
+    assert panels[2].detail == "IoU 0.000 \N{RIGHTWARDS ARROW} 0.400" and panels[3].reply == "reply 1"
+    assert panels[2].picture.shape == (48, 64, 3)
+    assert (panels[1].picture[24, 32] == 90).all() and (panels[2].picture[40, 50] == (45, 172, 45)).all()
+
+
+def test_of_many_steps_the_first_and_last_are_shown():
+    panels = trajectory_panels(make(0, [0.1] * 20), image_of, side=32)
+    numbers = [panel.title.split(":")[0] for panel in panels[2:]]
+    assert numbers == ["1", "2", "3", "4", "5", "6", "7", "(10 more) 18", "19", "20"]
+
+
+def load_script():
+    path = Path(__file__).parents[1] / "scripts" / "visualize.py"
+    spec = importlib.util.spec_from_file_location("visualize", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_script(monkeypatch, tmp_path, sample):
+    lines = [json.dumps(trajectory_to_json(make(n, sample_id=name))) for n, name in enumerate(["a", "0", "c"])]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    cv2.imwrite(str(tmp_path / "1.png"), image_of(None))
+    out = tmp_path / "out.png"
+    arguments = ["--trajectories", tmp_path / "t.jsonl", "--sample", sample, "--images", tmp_path, "--out", out]
+    monkeypatch.setattr("sys.argv", ["visualize.py", *map(str, arguments)])
+    load_script().main()
+    return cv2.imread(str(out))
+
+
+@pytest.mark.parametrize("sample", ["0", "1"])  # a sample id goes before a place, and both mean the second here
+def test_visualize_writes_a_strip(monkeypatch, tmp_path, capsys, sample):
+    strip = run_script(monkeypatch, tmp_path, sample)
+    assert strip.shape[1] == 4 * 370 + 10 and "2 steps of 0" in capsys.readouterr().out
+    assert (strip == (45, 172, 45)).all(2).sum() > 10_000  # the green mask over the picture's 90
+
+
+def test_visualize_names_a_sample_that_is_not_there(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_script(monkeypatch, tmp_path, "zebra")
+    assert stopped.value.code == 1 and "no sample 'zebra' among 3" in capsys.readouterr().err
