@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from omegaconf import DictConfig
-from segagent.metrics.table import format_metrics
 
 from segagent.configuration import build
 from segagent.entry import beside, claim_output, run_entry
 from segagent.environment import Environment
+from segagent.metrics.table import format_metrics
 from segagent.results import publish, write_metrics
 from segagent.run import run
 
@@ -49,7 +49,8 @@ def main(config: DictConfig) -> int:
         seconds=summary.seconds,
         n_skipped=len(summary.skipped),
     )
-    publish(out, lines, dataset, metrics, title=out.stem, report=config.report, seed=config.seed)
+    title = f"{out.stem}: {type(policy).__name__} with {type(segmenter).__name__}"
+    publish(out, lines, dataset, metrics, title=title, report=config.report, seed=config.seed)
     print(format_metrics(metrics))
     print(f"\npredictions {out}\nmetrics     {beside(out, '.metrics.json')}")
     if config.report:

@@ -1,21 +1,26 @@
 """One sample of a trajectory file as a picture: target, start, and the mask after every click.
 
-python scripts/visualize.py --trajectories runs/traj.jsonl --sample 3 --images data/images --out sample.png
+    python scripts/visualize.py trajectories=runs/traj.jsonl sample=ID out=sample.png
+
+Pictures come from the data of the run that made the file, or from images=DIR.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
+from segagent.configuration import build
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.trajectories import read_trajectories
+from segagent.entry import run_entry
 from segagent.overlay import picture_strip
-from segagent.report.pictures import trajectory_panels
+from segagent.report.pictures import LoadImage, trajectory_panels
+from segagent.results import image_loader
 from segagent.types import Trajectory
 
 
@@ -36,12 +41,18 @@ def find(trajectories: Iterable[Trajectory], wanted: str) -> Trajectory:
     return at_place
 
 
-def draw(trajectory: Trajectory, images: Path, side: int, columns: int) -> np.ndarray:
+def loader(lines: Path, images: str | None) -> LoadImage:
+    """Where pictures come from. Raises `ValueError` when neither a folder nor the run's settings are there."""
+    if images is not None:
+        return lambda trajectory: load_image(resolve_inside(images, str(trajectory.image_name)))
+    config_file = lines.with_name(lines.name.removesuffix(".jsonl").removesuffix(".trajectories") + ".config.yaml")
+    if not config_file.is_file():
+        raise ValueError(f"{config_file}: not there, so the data of this run is unknown; say images=DIR")
+    return image_loader(build(OmegaConf.load(config_file).data))
+
+
+def draw(trajectory: Trajectory, load: LoadImage, side: int, columns: int) -> np.ndarray:
     """`[H, W, 3]` uint8 strip; a picture that cannot be read is grey, with the reason in its caption."""
-
-    def load(of: Trajectory) -> np.ndarray:
-        return load_image(resolve_inside(images, str(of.image_name)))
-
     panels = trajectory_panels(trajectory, load, side)
     captions = [panel.caption() for panel in panels]
     if trajectory.end_reason is not None:
@@ -50,26 +61,20 @@ def draw(trajectory: Trajectory, images: Path, side: int, columns: int) -> np.nd
     return picture_strip([panel.picture for panel in panels], captions, columns)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trajectories", type=Path, required=True, help="JSONL, one trajectory a line")
-    parser.add_argument("--sample", required=True, help="sample_id, or the place in the file from 0")
-    parser.add_argument("--images", type=Path, required=True, help="folder that image_name is relative to")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="picture to write; its ending is the format (.png, .jpg)"
-    )
-    parser.add_argument("--side", type=int, default=360, help="longer side of one picture, pixels")
-    parser.add_argument("--columns", type=int, default=4, help="pictures in a row")
-    arguments = parser.parse_args()
+def main(config: DictConfig) -> int:
+    out, lines = Path(config.out), Path(config.trajectories)
+    trajectory = find(read_trajectories(lines), str(config.sample))
+    strip = draw(trajectory, loader(lines, config.images), config.side, config.columns)
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        trajectory = find(read_trajectories(arguments.trajectories), arguments.sample)
-        strip = draw(trajectory, arguments.images, arguments.side, arguments.columns)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"visualize: {error}\n")
-    if not cv2.imwrite(str(arguments.out), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR)):
-        parser.exit(1, f"visualize: cannot write {arguments.out}: does its folder exist?\n")
-    print(f"{arguments.out}: {len(trajectory.steps)} steps of {trajectory.sample_id}")
+        written = cv2.imwrite(str(out), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        raise ValueError(f"out={out}: not the name of a picture; end it in .png or .jpg") from None
+    if not written:
+        raise OSError(f"{out}: could not be written")
+    print(f"{out}: {len(trajectory.steps)} steps of {trajectory.sample_id}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main, "visualize", __doc__)

@@ -44,9 +44,10 @@ def _pack(stack: np.ndarray, reach: int) -> np.ndarray:
         packed |= strips[bit] << np.uint64(bit)  # bytes are 0 or 1, so no bit leaves its byte
     picture = np.zeros((rows + 2 * reach, width + 2 * reach), np.uint8)
     picture[reach:-reach, reach:-reach] = packed.view(np.uint8)
-    not_first = 0xFE if regions == 1 else 0xEE  # strips that continue the one before
-    picture[:reach] = (picture[rows : rows + reach] << 1) & not_first
-    picture[-reach:] = (picture[reach : 2 * reach] >> 1) & (not_first >> 1)
+    # The last strip of one region and the first of the next show in each other's margins too. That does no harm: each
+    # region ends with a row of False, which is nearer than anything beyond it.
+    picture[:reach] = picture[rows : rows + reach] << 1
+    picture[-reach:] = picture[reach : 2 * reach] >> 1
     return picture
 
 
@@ -202,6 +203,7 @@ class _LevelSearch:
             pixels, last = pixels[:, ~self._outside(pixels, first, last).any(1)], first
         first, end = middle, int(_SQUARED.searchsorted(self.reach**2, "right"))
         while pixels.size:
+            assert first < end, "a pixel is deeper than the bound that the search was given"
             last = min(first + 1 + _LOOKS // pixels.shape[1], end)
             last = int(_SQUARED.searchsorted(_SQUARED[last - 1], "right"))  # equal lengths stay together
             outside = self._outside(pixels, first, last)

@@ -113,7 +113,7 @@ class Collector:
             if not (isinstance(size[0], int) and isinstance(size[1], int) and min(size) > 0):
                 raise ValueError(f"{where}: height and width are {size}; they must be positive whole numbers")
             masks = [item["mask"] for item in record["pred_list"]]
-            init, target = record.get("init_mask"), record["gt_mask"]
+            init, target, _ = record.get("init_mask"), record["gt_mask"], record["img_path"]
             if init is not None:
                 masks.insert(0, init)
             if target is None:

@@ -32,8 +32,8 @@ _LEAST_SPAN = 20.0
 # Radius of the newest click's disc: share of its distance to the last outline, and most share of the shorter side.
 _DISC_SHARE = 0.3
 _DISC_LIMIT = 0.05
-# A click drops the anchors of the other sign that are geodesically nearer than this: no strong edge lies between.
-_OVERRULED = 2.0
+# How much farther than a click an anchor counts as: a given mask is less certain than a click.
+_ANCHOR_OFFSET = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +165,9 @@ class GraphCut:
         grid = embedding.grid
         points = _reduce_clicks(clicks, embedding)
         anchors = _first_anchors(embedding, box) if memory is None else memory.anchors
-        anchors = _overrule(anchors, points, grid)
         labels = _place_clicks(points, anchors, memory)
-        to_object, to_rest = grid.distances(labels > 0), grid.distances(labels < 0)
+        to_object = np.minimum(grid.distances(labels > 0), grid.distances(anchors > 0) + _ANCHOR_OFFSET)
+        to_rest = np.minimum(grid.distances(labels < 0), grid.distances(anchors < 0) + _ANCHOR_OFFSET)
         to_rest = np.minimum(to_rest, embedding.border_distance + self.border_offset)
         nearness = (to_rest - to_object) / (to_rest + to_object + 1e-3)
         preference = self.prior_weight * nearness
@@ -176,7 +176,7 @@ class GraphCut:
         forced = _forced(embedding, clicks, points, box)
         weights = np.exp(-to_object / self.reach), np.exp(-to_rest / self.reach)
         mask = self._cut(embedding, preference, weights, forced)
-        mask = _keep_parts(mask, labels > 0)
+        mask = _keep_parts(mask, (labels > 0) | (anchors > 0))
         full = enlarge_mask(mask, embedding.guide)
         for click in clicks:
             full[click.y, click.x] = click.is_positive
@@ -188,12 +188,13 @@ class GraphCut:
         0 where the newest click is the nearest of all; growing with the lead of an earlier click. So a click changes
         its own surroundings and leaves the rest alone.
         """
-        newest, earlier = np.zeros(anchors.shape, bool), anchors != 0
+        newest, earlier = np.zeros(anchors.shape, bool), np.zeros(anchors.shape, bool)
         for x, y in points:
             earlier[y, x] = True
         x, y = next(reversed(points))
         newest[y, x], earlier[y, x] = True, False
-        to_newest, to_earlier = grid.distances(newest), grid.distances(earlier)
+        to_newest = grid.distances(newest)
+        to_earlier = np.minimum(grid.distances(earlier), grid.distances(anchors != 0) + _ANCHOR_OFFSET)
         return np.clip((to_newest - to_earlier) / (to_newest + to_earlier + 1e-3), 0, 1)
 
     def _cut(
@@ -291,26 +292,15 @@ def _first_anchors(embedding: GraphCutEmbedding, box: Box | None) -> np.ndarray:
     return anchors
 
 
-def _overrule(anchors: np.ndarray, points: dict[tuple[int, int], bool], grid: PixelGrid) -> np.ndarray:
-    """The anchors less those that the newest click contradicts: of the other sign, on the same even ground."""
-    if not points or not anchors.any():
-        return anchors
-    (x, y), is_positive = next(reversed(points.items()))
-    newest = np.zeros(anchors.shape, bool)
-    newest[y, x] = True
-    contradicted = (anchors == (-1 if is_positive else 1)) & (grid.distances(newest) < _OVERRULED)
-    return np.where(contradicted, 0, anchors).astype(np.int8)
-
-
 def _place_clicks(
     points: dict[tuple[int, int], bool], anchors: np.ndarray, memory: GraphCutMemory | None
 ) -> np.ndarray:
-    """Where the clicks and anchors lie, `[height, width]` int8: 1 object, -1 background, 0 neither.
+    """Where the clicks lie, `[height, width]` int8: 1 object, -1 background, 0 neither.
 
     The newest click is a disc: who clicks the middle of an error means its surroundings too. Its radius is a share of
     the click's distance to the last mask's outline, and at most a share of the picture's shorter side.
     """
-    labels = anchors.copy()
+    labels = np.zeros_like(anchors)
     for (x, y), is_positive in points.items():
         labels[y, x] = 1 if is_positive else -1
     if points:
