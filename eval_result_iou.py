@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from segagent.data.predictions import read_predictions
 from segagent.metrics import PROTOCOLS, MissingKeyError, Scores, score
 from segagent.metrics.official import OfficialScore, write_official
+from segagent.metrics.table import format_metrics, percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +88,7 @@ def score_file(path: Path, options: argparse.Namespace) -> tuple[Scores, dict[st
         metrics = score_officially(path, scores, options.click_id)
     else:
         metrics = scores.metrics()
-        print_table(path, metrics)
+        print(f"{path}  (protocol {protocol})\n{format_metrics(metrics)}")
         print(compare_with_official(scores))
     if options.visualize:
         folder = visualize(path, scores, options.visualize_limit, options.click_id)
@@ -113,37 +114,6 @@ def score_officially(path: Path, scores: Scores, click_id: int | None) -> dict[s
         "n": len(scores) - dropped,
         "n_dropped": dropped,
     }
-
-
-def percent(value: float | None) -> str:
-    return "    -" if value is None else f"{100 * value:6.2f}"
-
-
-def print_table(path: Path, metrics: dict[str, Any]) -> None:
-    """Rows of names and values, IoUs in percent."""
-    null = f", {metrics['n_null_target']} of them null" if metrics["n_null_target"] else ""
-    print(f"{path}  (protocol {metrics['protocol']})")
-    print(
-        f"samples       {metrics['n']}: {metrics['n_unparsable']} ended by an unparsable reply (counted), "
-        f"{metrics['n_empty_target']} with an empty target{null}"
-    )
-    for name, key in (("cIoU", "ciou"), ("gIoU", "giou"), ("mIoU", "miou")):
-        interval = ""
-        if f"{key}_low" in metrics:
-            interval = f"   95% interval {percent(metrics[key + '_low'])} .. {percent(metrics[key + '_high'])}"
-        print(f"{name:<14}{percent(metrics[key])}{interval}")
-    print("P@            " + "  ".join(f"{level}: {percent(metrics[f'p{level}'])}" for level in (50, 60, 70, 80, 90)))
-    if "boundary_iou" in metrics:
-        print(f"boundary IoU  {percent(metrics['boundary_iou'])}")
-    noc = "  ".join(f"{level}: {metrics[f'noc{level}']:.2f}" for level in (80, 85, 90))
-    print(f"NoC           {noc}  (limit {metrics['click_limit']})")
-    for name, key in (("cIoU by step", "ciou_by_step"), ("mIoU by step", "miou_by_step")):
-        print(f"{name:<14}" + " ".join(percent(value) for value in metrics[key]) + "   (0, 1, ... actions)")
-    if "prm_mae" in metrics:
-        names = ("MAE", "MSE", "Pearson", "Spearman")
-        values = (metrics[f"prm_{name.lower()}"] for name in names)
-        shown = ("-" if value is None else f"{value:.2f}" for value in values)
-        print("announced IoU " + "  ".join(f"{name} {value}" for name, value in zip(names, shown, strict=True)))
 
 
 def compare_with_official(scores: Scores) -> str:

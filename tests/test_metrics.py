@@ -283,6 +283,27 @@ def test_large_areas_are_exact():
 GOOD = encode_rle(bar(4))["counts"]
 
 
+def compressed(*runs):
+    """Runs, negative ones too, in the alphabet of COCO's compressed RLE."""
+    text = ""
+    for place, run in enumerate(runs):
+        number = run - (runs[place - 2] if place > 2 else 0)
+        while True:
+            digit, number = number & 31, number >> 5
+            ends = number == (-1 if digit & 16 else 0)
+            text += chr(48 + digit + (0 if ends else 32))
+            if ends:
+                break
+    return text
+
+
+def test_a_negative_run_is_found_though_the_sum_is_right():
+    """pycocotools reads it as 2^32 less and would walk for ever."""
+    assert compressed(0, 40, 160) == GOOD
+    texts = [GOOD, compressed(-1, 201), compressed(5, -1, 196), compressed(0, 40, 170, -10), GOOD]
+    assert measure(texts, np.array([H * W] * 5))[1].tolist() == [True, False, False, False, True]
+
+
 @pytest.mark.parametrize(
     "counts", ["", GOOD[:-1], GOOD + "1", "4", "zz", "ü1", GOOD[:-1] + "~", "P", "PPPPPPPP0", "0T6T6T6"]
 )

@@ -32,6 +32,8 @@ _LEAST_SPAN = 20.0
 # Radius of the newest click's disc: share of its distance to the last outline, and most share of the shorter side.
 _DISC_SHARE = 0.3
 _DISC_LIMIT = 0.05
+# Geodesic distance over which a click's say in the labels right around it falls to 1/e.
+_CLICK_REACH = 0.5
 # How much farther than a click an anchor counts as: a given mask is less certain than a click.
 _ANCHOR_OFFSET = 3.0
 
@@ -73,8 +75,9 @@ class GraphCut:
 
     max_pixels: size of the reduced grid. color_bins: bins per Lab axis. reach: geodesic distance over which a click's
     say in the colours falls to 1/e. border_offset: how much farther than a negative click the border counts as.
-    prior_weight, memory_weight: of nearness and of the last mask, against colour at 1. smoothness: of an edge on even
-    ground. passes: cuts per call; from the second on the colours are learnt from the mask too.
+    prior_weight, click_weight, memory_weight: of nearness, of the even ground right around a click, and of the last
+    mask, against colour at 1. smoothness: of an edge on even ground. passes: cuts per call; from the second on the
+    colours are learnt from the mask too. Raises `ValueError` for values without sense.
     """
 
     accepts_boxes = True
@@ -88,6 +91,7 @@ class GraphCut:
         reach: float = 2.0,
         border_offset: float = 0.8,
         prior_weight: float = 2.0,
+        click_weight: float = 6.0,
         memory_weight: float = 4.0,
         smoothness: float = 6.0,
         passes: int = 2,
@@ -101,11 +105,11 @@ class GraphCut:
                 raise ValueError(f"{name}={value}: at least {least}")
         if reach <= 0:
             raise ValueError(f"reach={reach}: a geodesic distance above 0, e.g. 2.0")
-        if min(border_offset, prior_weight, memory_weight, smoothness) < 0:
-            raise ValueError("border_offset, prior_weight, memory_weight and smoothness must not be negative")
+        if min(border_offset, prior_weight, click_weight, memory_weight, smoothness) < 0:
+            raise ValueError("border_offset, smoothness and the weights must not be negative; 0 switches one off")
         self.max_pixels, self.color_bins, self.reach, self.border_offset = max_pixels, color_bins, reach, border_offset
-        self.prior_weight, self.memory_weight, self.smoothness = prior_weight, memory_weight, smoothness
-        self.passes = passes
+        self.prior_weight, self.click_weight, self.memory_weight = prior_weight, click_weight, memory_weight
+        self.smoothness, self.passes = smoothness, passes
 
     @classmethod
     def from_checkpoint(cls, path: str | None = None, **options: float) -> Self:
@@ -166,11 +170,14 @@ class GraphCut:
         points = _reduce_clicks(clicks, embedding)
         anchors = _first_anchors(embedding, box) if memory is None else memory.anchors
         labels = _place_clicks(points, anchors, memory)
-        to_object = np.minimum(grid.distances(labels > 0), grid.distances(anchors > 0) + _ANCHOR_OFFSET)
-        to_rest = np.minimum(grid.distances(labels < 0), grid.distances(anchors < 0) + _ANCHOR_OFFSET)
+        near_positive, near_negative = grid.distances(labels > 0), grid.distances(labels < 0)
+        to_object = np.minimum(near_positive, grid.distances(anchors > 0) + _ANCHOR_OFFSET)
+        to_rest = np.minimum(near_negative, grid.distances(anchors < 0) + _ANCHOR_OFFSET)
         to_rest = np.minimum(to_rest, embedding.border_distance + self.border_offset)
-        nearness = (to_rest - to_object) / (to_rest + to_object + 1e-3)
-        preference = self.prior_weight * nearness
+        preference = self.prior_weight * (to_rest - to_object) / (to_rest + to_object + 1e-3)
+        preference += self.click_weight * (
+            np.exp(-near_positive / _CLICK_REACH) - np.exp(-near_negative / _CLICK_REACH)
+        )
         if memory is not None and points:
             preference += self.memory_weight * self._kept(grid, points, anchors) * np.where(memory.grid_mask, 1, -1)
         forced = _forced(embedding, clicks, points, box)

@@ -117,7 +117,11 @@ class SimpleClick:
         return [torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(self.device) for image in images]
 
     def remember(self, embeddings: Sequence[Tensor], masks: Sequence[np.ndarray]) -> list[SimpleClickMemory]:
-        """A given mask stands for probabilities 0 and 1."""
+        """A given `[H, W]` bool mask stands for probabilities 0 and 1. Raises `ValueError` on another size or dtype."""
+        for embedding, mask in zip(embeddings, masks, strict=True):
+            if mask.shape != tuple(embedding.shape[1:]) or mask.dtype != np.bool_:
+                size = list(embedding.shape[1:])
+                raise ValueError(f"mask is {mask.dtype} {list(mask.shape)}; its image needs bool {size}")
         return [SimpleClickMemory(mask.astype(np.float32)) for mask in masks]
 
     @torch.inference_mode()

@@ -274,3 +274,12 @@ def test_other_bytes_and_deep_nesting_are_refused_by_name(tmp_path):
     path.write_text('[{"a": ' + "[" * 100_000)
     with pytest.raises(ValueError, match="record 0"):
         list(read_predictions(path))
+
+
+def test_a_long_record_is_not_scanned_again_for_every_chunk(tmp_path, monkeypatch):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([{"a": "x" * 100_000}]))
+    read = []
+    original = json_stream._Window.more
+    monkeypatch.setattr(json_stream._Window, "more", lambda self: read.append(1) or original(self))
+    assert len(list(json_stream.read_records(path, chunk=100))) == 1 and len(read) < 20
