@@ -15,7 +15,7 @@ LEVELS = [
     ["environment"],
     ["policies"],
     ["rollout"],
-    ["report", "run"],
+    ["report", "run", "training"],
     ["entry"],
     ["results"],
 ]
