@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from omegaconf import DictConfig
-from segagent.metrics.table import format_metrics
 
 from segagent.configuration import build
 from segagent.data.segagent_json import write_official
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import claim_output, run_entry
 from segagent.environment import Environment
+from segagent.metrics.table import format_metrics
 from segagent.results import write_metrics
 from segagent.run import run
 
