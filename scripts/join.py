@@ -11,10 +11,10 @@ import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from segagent.metrics.table import format_metrics
 
 from segagent.configuration import build
 from segagent.entry import RUN_KEYS, beside, claim_output, differing_settings, run_entry
+from segagent.metrics.table import format_metrics
 from segagent.results import publish, write_metrics
 
 
