@@ -1,15 +1,11 @@
 import base64
-import importlib.util
-import json
 from html.parser import HTMLParser
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from segagent import masks
-from segagent.data.trajectories import trajectory_to_json
 from segagent.report import trajectory_panels, write_report
 from segagent.report.gather import gather
 from segagent.types import Action, Click, EndReason, InitKind, Step, Trajectory
@@ -251,35 +247,3 @@ def test_of_many_steps_the_first_and_last_are_shown():
     panels = trajectory_panels(make(0, [0.1] * 20), image_of, side=32)
     numbers = [panel.title.split(":")[0] for panel in panels[2:]]
     assert numbers == ["1", "2", "3", "4", "5", "6", "7", "(10 more) 18", "19", "20"]
-
-
-def load_script():
-    path = Path(__file__).parents[1] / "scripts" / "visualize.py"
-    spec = importlib.util.spec_from_file_location("visualize", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run_script(monkeypatch, tmp_path, sample):
-    lines = [json.dumps(trajectory_to_json(make(n, sample_id=name))) for n, name in enumerate(["a", "0", "c"])]
-    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
-    cv2.imwrite(str(tmp_path / "1.png"), image_of(None))
-    out = tmp_path / "out.png"
-    arguments = ["--trajectories", tmp_path / "t.jsonl", "--sample", sample, "--images", tmp_path, "--out", out]
-    monkeypatch.setattr("sys.argv", ["visualize.py", *map(str, arguments)])
-    load_script().main()
-    return cv2.imread(str(out))
-
-
-@pytest.mark.parametrize("sample", ["0", "1"])  # a sample id goes before a place, and both mean the second here
-def test_visualize_writes_a_strip(monkeypatch, tmp_path, capsys, sample):
-    strip = run_script(monkeypatch, tmp_path, sample)
-    assert strip.shape[1] == 4 * 370 + 10 and "2 steps of 0" in capsys.readouterr().out
-    assert (strip == (45, 172, 45)).all(2).sum() > 10_000  # the green mask over the picture's 90
-
-
-def test_visualize_names_a_sample_that_is_not_there(monkeypatch, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run_script(monkeypatch, tmp_path, "zebra")
-    assert stopped.value.code == 1 and "no sample 'zebra' among 3" in capsys.readouterr().err
