@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from segagent.data.predictions import read_predictions
 from segagent.metrics import PROTOCOLS, MissingKeyError, Scores, score
-from segagent.metrics.official import OfficialScore, write_official
+from segagent.metrics.official import OfficialScore, keep_scored, write_official
 from segagent.metrics.table import format_metrics, percent
 
 if TYPE_CHECKING:
@@ -75,8 +75,11 @@ def score_file(path: Path, options: argparse.Namespace) -> tuple[Scores, dict[st
     if protocol == "official" and path.is_file():
         # Old rows must not outlive a run that fails; the released scorer leaves the bare header too.
         write_official(path, [], "", options.click_id)
+    records = read_predictions(path)
+    if protocol == "official" and options.click_id is None and not options.visualize:
+        records = keep_scored(records)
     scores = score(
-        read_predictions(path),
+        records,
         protocol,
         click_limit=options.click_limit,
         boundary=options.boundary,

@@ -67,6 +67,8 @@ def run_entry(main: Callable[[DictConfig], int], entry: str, about: str) -> None
         _fail(str(error))
     try:
         sys.exit(main(config))
+    except HydraException as error:  # a config that a constructor does not take
+        _fail(_explain(error))
     except (ValueError, OSError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
