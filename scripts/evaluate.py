@@ -16,13 +16,14 @@ from segagent.configuration import build
 from segagent.entry import beside, claim_output, run_entry
 from segagent.environment import Environment
 from segagent.metrics.table import format_metrics
-from segagent.results import publish, write_metrics
+from segagent.results import check_protocol, publish, write_metrics
 from segagent.run import run
 
 
 def main(config: DictConfig) -> int:
     out = Path(config.out)
     lines = beside(out, ".trajectories.jsonl")
+    check_protocol(config.protocol)
     claim_output(out, config, lines)
     dataset, policy, segmenter = build(config.data), build(config.policy), build(config.segmenter)
     environment = Environment(segmenter=segmenter, seed=config.seed, **config.rollout)

@@ -14,7 +14,17 @@ from segagent.data.predictions import prediction_record, write_predictions
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import beside, write_text
 from segagent.metrics import score
+from segagent.metrics.protocols import step_of
 from segagent.types import Trajectory
+
+
+def check_protocol(protocol: str) -> None:
+    """Raises `ValueError`, before a long run rather than after it, for a protocol that `write_metrics` does not take."""
+    step_of(protocol)
+    if protocol == "official":
+        raise ValueError(
+            "protocol=official: leave it out here, and score the predictions with eval_result_iou.py --protocol official"
+        )
 
 
 def write_metrics(

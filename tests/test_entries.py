@@ -187,6 +187,7 @@ def test_or_are_skipped_reported_and_seen_in_the_exit_code(photos, tmp_path):
         ([], "out: not given"),
         (["out=/dev/null/x.jsonl"], "/dev/null"),
         (["out=x.jsonl", "resume=true", "overwrite=true"], "exclude each other"),
+        (["out=x.jsonl", "+data.colour=red"], "unexpected keyword argument 'colour'"),
     ],
 )
 def test_wrong_settings_end_with_one_clear_line(settings, message, tmp_path, monkeypatch):
@@ -194,6 +195,14 @@ def test_wrong_settings_end_with_one_clear_line(settings, message, tmp_path, mon
     done = call("scripts/simulate.py", *settings, code=2)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "protocol, message", [("official", "eval_result_iou.py --protocol official"), ("best", "'best' is none")]
+)
+def test_a_wrong_protocol_is_refused_before_the_run(protocol, message, tmp_path):
+    done = call("scripts/evaluate.py", f"protocol={protocol}", f"out={tmp_path / 'x.json'}", code=2)
+    assert message in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_help_lists_the_settings_and_the_groups():
