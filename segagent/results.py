@@ -19,11 +19,11 @@ from segagent.types import Trajectory
 
 
 def check_protocol(protocol: str) -> None:
-    """Raises `ValueError`, before a long run rather than after it, for a protocol that `write_metrics` does not take."""
+    """Raises `ValueError`, before a long run rather than after it, for what `write_metrics` does not take."""
     step_of(protocol)
     if protocol == "official":
         raise ValueError(
-            "protocol=official: leave it out here, and score the predictions with eval_result_iou.py --protocol official"
+            "protocol=official: leave it out, and score the predictions with eval_result_iou.py --protocol official"
         )
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segagent.segmenters.simpleclick_detail import DetailHead, likeness
+
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 # Side of an attention window in pixels: the released models were pretrained at 224.
@@ -25,7 +27,7 @@ class SimpleClickConfig:
 
     image_size: pixels a side that the position table is made for. out_dims: channels of the pyramid's four scales (1/4,
     1/8, 1/16, 1/32 for 16-pixel patches). head_channels: width of the head. click_radius: of the click discs, in
-    pixels.
+    pixels. detail_channels: width of the `DetailHead` that small networks have beside it; 0: none, as released.
     """
 
     image_size: int = 448
@@ -36,6 +38,7 @@ class SimpleClickConfig:
     out_dims: tuple[int, int, int, int] = (128, 256, 512, 1024)
     head_channels: int = 256
     click_radius: int = 5
+    detail_channels: int = 0
 
     def __post_init__(self) -> None:
         if self.depth % 4:
@@ -222,13 +225,17 @@ class Head(nn.Module):
         self.dropout = nn.Dropout2d(0.1)
         self.conv_seg = nn.Conv2d(channels, 1, 1)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def fuse(self, maps: Sequence[Tensor]) -> Tensor:
+        """`[B, channels, 4h, 4w]`: what the logits are made of."""
         size = maps[0].shape[2:]
         scaled = [
             F.interpolate(conv(map_), size=size, mode="bilinear", align_corners=False)
             for conv, map_ in zip(self.convs, maps, strict=True)
         ]
-        return self.conv_seg(self.dropout(self.fusion_conv(torch.cat(scaled, dim=1))))
+        return self.fusion_conv(torch.cat(scaled, dim=1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.conv_seg(self.dropout(features))
 
 
 def click_maps(points: Tensor, size: tuple[int, int], radius: int) -> Tensor:
@@ -256,14 +263,22 @@ class SimpleClickNet(nn.Module):
         self.backbone = Backbone(config)
         self.neck = SimpleFPN(config.embed_dim, config.out_dims)
         self.head = Head(config.out_dims, config.head_channels)
+        self.detail = DetailHead(config.detail_channels, config.head_channels) if config.detail_channels else None
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
 
     def head_logits(self, image: Tensor, previous: Tensor, points: Tensor) -> Tensor:
-        """Logits at the head's resolution, `[B, 1, H / patch * 4, W / patch * 4]`; inputs as in `forward`."""
-        clicks = torch.cat([previous, click_maps(points, image.shape[2:], self.config.click_radius)], dim=1)
-        patches = self.backbone.patch_embed((image - self.mean) / self.std) + self.patch_embed_coords(clicks)
-        return self.head(self.neck(self.backbone(patches)))
+        """Logits of the head alone, `[B, 1, H / patch * 4, W / patch * 4]`; inputs as in `forward`."""
+        return self.head(self._features(*self._planes(image, previous, points)))
+
+    def _planes(self, image: Tensor, previous: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pixels `[B, 3, H, W]`; previous mask and click maps `[B, 3, H, W]`."""
+        clicks = click_maps(points, image.shape[2:], self.config.click_radius)
+        return (image - self.mean) / self.std, torch.cat([previous, clicks], dim=1)
+
+    def _features(self, pixels: Tensor, clicks: Tensor) -> Tensor:
+        patches = self.backbone.patch_embed(pixels) + self.patch_embed_coords(clicks)
+        return self.head.fuse(self.neck(self.backbone(patches)))
 
     def forward(self, image: Tensor, previous: Tensor, points: Tensor) -> Tensor:
         """Logits `[B, 1, H, W]`.
@@ -271,5 +286,9 @@ class SimpleClickNet(nn.Module):
         image: `[B, 3, H, W]` float RGB in [0, 1]. previous: `[B, 1, H, W]` float, the last probabilities (zeros at
         first). points: see `click_maps`. H and W are multiples of the patch size.
         """
-        logits = self.head_logits(image, previous, points)
-        return F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=True)
+        pixels, clicks = self._planes(image, previous, points)
+        features = self._features(pixels, clicks)
+        logits = F.interpolate(self.head(features), size=image.shape[2:], mode="bilinear", align_corners=True)
+        if self.detail is None:
+            return logits
+        return logits + self.detail(torch.cat([pixels, clicks, likeness(pixels, points)], dim=1), features)
