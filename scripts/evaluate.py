@@ -12,12 +12,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from segagent.configuration import build
 from segagent.entry import beside, claim_output, run_entry
-from segagent.environment import Environment
 from segagent.metrics.table import format_metrics
 from segagent.results import check_protocol, publish, write_metrics
-from segagent.run import run
+from segagent.run import run_config
 
 
 def main(config: DictConfig) -> int:
@@ -25,21 +23,7 @@ def main(config: DictConfig) -> int:
     lines = beside(out, ".trajectories.jsonl")
     check_protocol(config.protocol)
     claim_output(out, config, lines)
-    dataset, policy, segmenter = build(config.data), build(config.policy), build(config.segmenter)
-    environment = Environment(segmenter=segmenter, seed=config.seed, **config.rollout)
-    summary = run(
-        dataset,
-        policy=policy,
-        environment=environment,
-        out=lines,
-        init=config.init,
-        batch_size=config.batch_size,
-        shard=config.shard,
-        resume=config.resume,
-        on_error=config.on_error,
-        record_seconds=config.record_seconds,
-        title="evaluate",
-    )
+    dataset, summary = run_config(config, config.rollout, lines, "evaluate")
     metrics = write_metrics(
         out,
         lines,
@@ -50,7 +34,7 @@ def main(config: DictConfig) -> int:
         seconds=summary.seconds,
         n_skipped=len(summary.skipped),
     )
-    title = f"{out.stem}: {type(policy).__name__} with {type(segmenter).__name__}"
+    title = f"{out.stem}: {summary.who}"
     publish(out, lines, dataset, metrics, title=title, report=config.report, seed=config.seed)
     print(format_metrics(metrics))
     print(f"\npredictions {out}\nmetrics     {beside(out, '.metrics.json')}")

@@ -6,7 +6,9 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 fail() { echo "error: $*" >&2; exit 2; }
 
-active="${VIRTUAL_ENV:-${CONDA_PREFIX:-}}"
+active="${VIRTUAL_ENV:-}"
+# conda's base is active in every shell of some machines without anybody having chosen it.
+[ -z "$active" ] && [ "${CONDA_DEFAULT_ENV:-base}" != "base" ] && active="${CONDA_PREFIX:-}"
 if [ -n "$active" ] && [ -x "$active/bin/python" ]; then
   PYTHON="$active/bin/python"
   where="active environment $active"

@@ -10,34 +10,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from segagent.configuration import build
 from segagent.data.segagent_json import write_official
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import claim_output, run_entry
-from segagent.environment import Environment
 from segagent.metrics.table import format_metrics
 from segagent.results import write_metrics
-from segagent.run import run
+from segagent.run import run_config
 
 
 def main(config: DictConfig) -> int:
     out = Path(config.out)
     claim_output(out, config, out)
-    dataset, policy, segmenter = build(config.data), build(config.policy), build(config.segmenter)
-    environment = Environment(segmenter=segmenter, seed=config.seed, **config.simulate)
-    summary = run(
-        dataset,
-        policy=policy,
-        environment=environment,
-        out=out,
-        init=config.init,
-        batch_size=config.batch_size,
-        shard=config.shard,
-        resume=config.resume,
-        on_error=config.on_error,
-        record_seconds=config.record_seconds,
-        title="simulate",
-    )
+    _, summary = run_config(config, config.simulate, out, "simulate")
     metrics = write_metrics(
         out,
         out,

@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from omegaconf import DictConfig
 from tqdm import tqdm
 
+from segagent.configuration import build
 from segagent.data.base import Dataset
 from segagent.data.trajectories import TrajectoryWriter
 from segagent.environment import Environment, Init
@@ -40,8 +42,12 @@ def shard_indices(total: int, shard: str) -> range:
 
 @dataclass
 class RunSummary:
-    """What a run did. skipped: why samples could not be loaded (with `on_error=skip`). seconds: wall time."""
+    """What a run did.
 
+    skipped: why samples could not be loaded (with `on_error=skip`). seconds: wall time. who: policy and segmenter.
+    """
+
+    who: str = ""
     written: int = 0
     resumed: int = 0
     seconds: float = 0.0
@@ -83,7 +89,8 @@ def run(
     if on_error not in ("stop", "skip"):
         raise ValueError(f"on_error={on_error!r}: choose stop or skip")
     indices = shard_indices(len(dataset), shard)
-    summary, began = RunSummary(), time.perf_counter()
+    names = [type(member).__name__ for member in (policy, environment.segmenter)]
+    summary, began = RunSummary(" with ".join(names)), time.perf_counter()
     with TrajectoryWriter(out, resume=resume) as writer:
         if writer.repaired:
             print(writer.repaired, file=sys.stderr)
@@ -108,3 +115,26 @@ def run(
                 progress.update(len(trajectories))
     summary.seconds = time.perf_counter() - began
     return summary
+
+
+def run_config(config: DictConfig, rules: DictConfig, out: str | Path, title: str) -> tuple[Dataset, RunSummary]:
+    """`run` as an entry's settings say; returns the dataset too.
+
+    config: has data, policy, segmenter, init, batch_size, shard, seed, resume, on_error, record_seconds. rules:
+    arguments of `Environment` beside segmenter and seed. Raises what `run` and the constructors raise.
+    """
+    dataset, policy, segmenter = build(config.data), build(config.policy), build(config.segmenter)
+    summary = run(
+        dataset,
+        policy=policy,
+        environment=Environment(segmenter=segmenter, seed=config.seed, **rules),
+        out=out,
+        init=config.init,
+        batch_size=config.batch_size,
+        shard=config.shard,
+        resume=config.resume,
+        on_error=config.on_error,
+        record_seconds=config.record_seconds,
+        title=title,
+    )
+    return dataset, summary
