@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from segagent.configuration import build, compose_config
 from segagent.data.trajectories import trajectory_to_json
 from segagent.environment import Environment
@@ -35,9 +37,9 @@ def machine() -> dict:
     }
 
 
-def timed(samples: Sequence[Sample], batch_size: int, max_clicks: int, config: dict) -> tuple[float, str]:
+def timed(samples: Sequence[Sample], batch_size: int, config: DictConfig) -> tuple[float, str]:
     """(seconds, all trajectories as JSON) of one rollout with a fresh segmenter."""
-    environment = Environment(segmenter=build(config.segmenter), max_clicks=max_clicks)
+    environment = Environment(segmenter=build(config.segmenter), **config.rollout)
     policy = build(config.policy)
     began = time.perf_counter()
     batches = list(rollout(samples, policy=policy, environment=environment, batch_size=batch_size))
@@ -49,7 +51,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--max-clicks", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     parser.add_argument("overrides", nargs="*", help="settings as of scripts/evaluate.py, e.g. segmenter=graphcut")
@@ -61,7 +62,7 @@ def main() -> None:
     written = set()
     for _ in range(arguments.repeats):
         for size in arguments.batch_sizes:
-            seconds, text = timed(samples, size, arguments.max_clicks, config)
+            seconds, text = timed(samples, size, config)
             rates[size].append(len(samples) / seconds)
             written.add(text)
     first = statistics.median(rates[arguments.batch_sizes[0]])
@@ -77,7 +78,6 @@ def main() -> None:
     result = {
         "machine": machine(),
         "samples": len(samples),
-        "max_clicks": arguments.max_clicks,
         "overrides": arguments.overrides,
         "equal": len(written) == 1,
         "rows": rows,
