@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy reads it
 
 import cv2
 import numpy as np
+from omegaconf import OmegaConf
 
 from segagent.configuration import build, load_named
 from segagent.data.mask_folders import MaskFolders
@@ -99,6 +100,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--masks", required=True, help="folder of masks with the same names")
     parser.add_argument("--void-value", type=int, help="value of mask pixels that never count")
     parser.add_argument("--segmenter", default="graphcut", help="name in configs/segmenter")
+    parser.add_argument("settings", nargs="*", help="settings of the segmenter, key=value: max_pixels=20000")
     parser.add_argument("--max-clicks", type=int, default=20)
     parser.add_argument("--limit", type=int, help="only the first N photographs")
     parser.add_argument("--group", help="regular expression over names, for figures of two parts")
@@ -113,6 +115,10 @@ def main() -> None:
         images=arguments.images, masks=arguments.masks, void_value=arguments.void_value, limit=arguments.limit
     )
     config = load_named("segmenter", arguments.segmenter)
+    OmegaConf.set_struct(config, True)
+    config = OmegaConf.merge(
+        config, {"device": "auto"} if "device" in config else {}, OmegaConf.from_dotlist(arguments.settings)
+    )
     segmenter = build(config)
     records = [click_through(segmenter, samples[k], arguments.max_clicks) for k in range(len(samples))]
     parts = {"all": records}
