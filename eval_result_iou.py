@@ -181,6 +181,7 @@ def write_picture(path: Path, record: dict, number: int, beside: Path) -> None:
     import numpy as np
 
     from segagent.data.images import load_image
+    from segagent.overlay import overlay_mask
 
     target, mask = masks_to_show(record, number)
     photo = np.full((*target.shape, 3), 128, np.uint8)
@@ -192,12 +193,7 @@ def write_picture(path: Path, record: dict, number: int, beside: Path) -> None:
         if found.shape == photo.shape:
             photo = found
             break
-    panels = []
-    for shown, color in ((target, (0, 200, 0)), (mask, (230, 30, 30))):
-        panel = photo.copy()
-        panel[shown] = (0.5 * panel[shown] + 0.5 * np.array(color)).astype(np.uint8)
-        contours, _ = cv2.findContours(shown.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        panels.append(cv2.drawContours(panel, contours, -1, color, 1))
+    panels = [overlay_mask(photo, shown, color) for shown, color in ((target, (0, 200, 0)), (mask, (230, 30, 30)))]
     cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(panels, axis=1), cv2.COLOR_RGB2BGR))
 
 

@@ -44,7 +44,8 @@ def main(config: DictConfig) -> int:
     out, parts = Path(config.out), list(config.parts)
     lines = beside(out, ".trajectories.jsonl")
     whole = read_parts(parts)
-    whole.out, whole.overwrite, whole.resume = str(out), config.overwrite, config.resume
+    # Joining copies; there is nothing to resume.
+    whole.out, whole.overwrite, whole.resume = str(out), config.overwrite, False
     claim_output(out, whole, lines)
     with open(lines, "wb") as joined:
         for part in parts:

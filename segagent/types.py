@@ -202,7 +202,3 @@ class Trajectory:
     @property
     def final_iou(self) -> float | None:
         return self.steps[-1].iou_after if self.steps else self.init_iou
-
-    @property
-    def final_mask(self) -> dict:
-        return self.steps[-1].mask if self.steps else self.init_mask

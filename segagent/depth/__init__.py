@@ -15,9 +15,9 @@ import numpy as np
 
 from segagent.depth.blocks import BLOCK, CORNER, block_distances, deepest_of_thick, full_blocks
 from segagent.depth.strips import MAX_REACH, deepest_of_thin
-from segagent.depth.transform import NOTHING, Deepest, deepest_by_transform, rank, squared_distances
+from segagent.depth.transform import NOTHING, Deepest, deepest_by_transform, distances, rank
 
-__all__ = ["Deepest", "deepest", "padded_shape", "squared_distances"]
+__all__ = ["Deepest", "deepest", "distances", "padded_shape"]
 
 _SMALL_AREA = 96 * 96  # below it a distance transform costs less than the detours
 _THIN = 34  # regions with a smaller bound on their depth are eroded at once

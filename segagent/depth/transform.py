@@ -26,15 +26,6 @@ def rank(found: Deepest) -> tuple[int, int, int, int]:
     return found.squared, found.region, -found.row, -found.column
 
 
-def squared_distances(region: np.ndarray) -> np.ndarray:
-    """Exact squared Euclidean distance of every pixel to the nearest pixel outside `region`, `[H, W]` int64.
-
-    region: `[H, W]` bool. What lies beyond the image counts as outside.
-    """
-    padded = cv2.copyMakeBorder(region.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    return np.rint(distances(padded)[1:-1, 1:-1].astype(np.float64) ** 2).astype(np.int64)
-
-
 def distances(region: np.ndarray) -> np.ndarray:
     """Distance to the nearest 0 of a `[H, W]` uint8 picture, float32, the rounded root of the exact square."""
     # The accelerated (IPP) transform is off by an ulp, which would flip ties; the switch is per thread.
