@@ -11,7 +11,7 @@ LEVELS = [
     ["masks"],
     ["overlay"],
     ["dialogue"],
-    ["segmenters", "data", "metrics"],
+    ["segmenters", "data", "metrics", "mllm"],
     ["environment"],
     ["policies"],
     ["rollout"],

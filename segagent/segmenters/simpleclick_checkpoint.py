@@ -110,8 +110,8 @@ def _load_folder(path: Path) -> SimpleClickNet:
             raise ValueError(f"{path}: has no {name}; expected a folder that save_simpleclick wrote")
     try:
         values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        config = SimpleClickConfig(**{**values, "out_dims": tuple(values["out_dims"])})
-    except (ValueError, KeyError, TypeError) as error:
+        config = SimpleClickConfig(**values)
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path / 'config.json'}: not a SimpleClick config ({error})") from None
     return _fill(SimpleClickNet(config), load_file(path / "model.safetensors"), path).eval()
 

@@ -2,17 +2,21 @@
 
 The published sizes have no such part: at 448 pixels a side and with pretrained weights they need none. A ViT of a few
 million parameters that is trained from scratch for an hour learns what lies where, but hardly outlines finer than its
-patches; a few 3x3 convolutions beside it learn those within minutes, and sooner still when they are told how alike each
-pixel is to the clicked ones.
+patches; a U-shaped net of 3x3 convolutions beside it learns those within minutes, and sooner still when it is told how
+alike each pixel is to the clicked ones.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 PLANES = 8  # red, green, blue, previous mask, positive and negative clicks, likeness to both
+CONTEXT_LEVEL = 1  # where the features of the ViT's head come in: a quarter of the resolution
 
 
 class ConvNormRelu(nn.Sequential):
@@ -26,6 +30,7 @@ class ConvNormRelu(nn.Sequential):
         )
 
 
+@torch.autocast("cpu", enabled=False)
 @torch.autocast("cuda", enabled=False)
 def likeness(pixels: Tensor, points: Tensor) -> Tensor:
     """How alike each pixel's color is to that under the clicks, `[B, 2, H, W]` float32 in [0, 1]: positive, negative.
@@ -39,39 +44,60 @@ def likeness(pixels: Tensor, points: Tensor) -> Tensor:
     pixels = pixels.float()
     used = torch.maximum(points[..., 0], points[..., 1]) >= 0
     y, x = (points[..., axis].round().long().clamp(0, size - 1) for axis, size in ((0, height), (1, width)))
-    smooth = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False).flatten(2)
-    colors = smooth.gather(2, (y * width + x)[:, None].expand(-1, 3, -1))  # [B, 3, 2P]
+    # The window around a click, cut off at the picture's edges: [B, 2P, 9] places.
+    near = torch.arange(-1, 2, device=points.device)
+    rows_near = (y[..., None] + near).clamp(0, height - 1)[..., :, None]
+    columns_near = (x[..., None] + near).clamp(0, width - 1)[..., None, :]
+    places = (rows_near * width + columns_near).flatten(1)
+    colors = pixels.flatten(2).gather(2, places[:, None].expand(-1, 3, -1)).view(batch, 3, rows, 9).mean(3)  # [B, 3, 2P]
     flat = pixels.flatten(2)
-    # |p - c|^2 = |p|^2 - 2 p c + |c|^2: a small matrix product instead of all differences, [B, 2P, 3, H, W].
-    squared = flat.square().sum(1)[:, None] - 2 * colors.transpose(1, 2) @ flat + colors.square().sum(1)[..., None]
-    alike = torch.exp(-squared.clamp_min(0)) * used[..., None]
-    return alike.view(batch, 2, rows // 2, height, width).amax(2)
+    # |p - c|^2 = |p|^2 - 2 p c + |c|^2: a small matrix product instead of all differences, [B, 2P, 3, H, W]; the part
+    # of the pixel alone comes after the minimum, and unused rows are as far as can be.
+    apart = colors.square().sum(1).masked_fill(~used, torch.inf)
+    offsets = torch.baddbmm(apart[..., None], colors.transpose(1, 2), flat, alpha=-2)
+    nearest = offsets.view(batch, 2, rows // 2, -1).amin(2) + flat.square().sum(1)[:, None]
+    return torch.exp(-nearest.clamp_min(0)).view(batch, 2, height, width)
 
 
-def _up(features: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(features, size=like.shape[2:], mode="bilinear", align_corners=False)
+def _join(coarse: Tensor, *fine: Tensor) -> Tensor:
+    """Maps of two resolutions side by side at the finer one, `[B, C, H, W]`. Nearest: a 3x3 convolution follows."""
+    return torch.cat([F.interpolate(coarse, size=fine[0].shape[2:], mode="nearest"), *fine], dim=1)
 
 
 class DetailHead(nn.Module):
-    """A small U-shaped net: down to a quarter, where the head's features come in, and up again.
+    """A U-shaped net: down by halves, up again, with the features of the ViT's head at a quarter.
 
-    channels: at half resolution; twice as many at a quarter, half as many at full. context: channels of the head.
+    The finest level is a half, made of all four pixels of each 2x2 square and ending in their four logits: nothing of
+    the full resolution is lost, and a convolution there, the dearest of all, is saved.
+    channels: at a half, a quarter and so on, three levels at least. context: channels of the head.
     """
 
-    def __init__(self, channels: int, context: int) -> None:
+    def __init__(self, channels: Sequence[int], context: int) -> None:
         super().__init__()
-        fine, half, quarter = max(1, channels // 2), channels, 2 * channels
-        self.at_half = nn.Sequential(ConvNormRelu(PLANES, half, stride=2), ConvNormRelu(half, half))
-        self.at_quarter = nn.Sequential(ConvNormRelu(half, quarter, stride=2), ConvNormRelu(quarter, quarter))
-        self.join_quarter = nn.Sequential(ConvNormRelu(quarter + context, quarter), ConvNormRelu(quarter, quarter))
-        self.join_half = ConvNormRelu(quarter + half, half)
-        self.join_full = ConvNormRelu(half + PLANES, fine)
-        self.logits = nn.Conv2d(fine, 1, 1)
+        if len(channels) < CONTEXT_LEVEL + 2:
+            raise ValueError(f"detail_channels={list(channels)}: give at least {CONTEXT_LEVEL + 2} levels, or none")
+        first = nn.Sequential(ConvNormRelu(4 * PLANES, channels[0]), ConvNormRelu(channels[0], channels[0]))
+        self.down = nn.ModuleList([first])
+        for above, here in pairwise(channels):
+            self.down.append(nn.Sequential(ConvNormRelu(above, here, stride=2), ConvNormRelu(here, here)))
+        self.up = nn.ModuleList()
+        for level in reversed(range(len(channels) - 1)):
+            beside = channels[level] + (context if level == CONTEXT_LEVEL else 0)
+            self.up.append(ConvNormRelu(channels[level + 1] + beside, channels[level]))
+        self.logits = nn.Conv2d(channels[0], 4, 3, padding=1)
 
     def forward(self, planes: Tensor, context: Tensor) -> Tensor:
-        """planes: `[B, PLANES, H, W]`. context: `[B, C, h, w]`, any resolution. Returns `[B, 1, H, W]`."""
-        half = self.at_half(planes)
-        quarter = self.at_quarter(half)
-        quarter = self.join_quarter(torch.cat([quarter, _up(context, quarter)], dim=1))
-        half = self.join_half(torch.cat([half, _up(quarter, half)], dim=1))
-        return self.logits(self.join_full(torch.cat([planes, _up(half, planes)], dim=1)))
+        """planes: `[B, PLANES, H, W]`, both sides even. context: `[B, C, h, w]`, any resolution.
+
+        Returns `[B, 1, H, W]`.
+        """
+        maps = [self.down[0](F.pixel_unshuffle(planes, 2))]
+        for step in self.down[1:]:
+            maps.append(step(maps[-1]))
+        features = maps.pop()
+        for level, step in zip(reversed(range(len(maps))), self.up, strict=True):
+            beside = [maps[level]]
+            if level == CONTEXT_LEVEL:
+                beside.append(F.interpolate(context, size=beside[0].shape[2:], mode="bilinear", align_corners=False))
+            features = step(_join(features, *beside))
+        return F.pixel_shuffle(self.logits(features), 2)

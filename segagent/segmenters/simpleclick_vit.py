@@ -27,7 +27,7 @@ class SimpleClickConfig:
 
     image_size: pixels a side that the position table is made for. out_dims: channels of the pyramid's four scales (1/4,
     1/8, 1/16, 1/32 for 16-pixel patches). head_channels: width of the head. click_radius: of the click discs, in
-    pixels. detail_channels: width of the `DetailHead` that small networks have beside it; 0: none, as released.
+    pixels. detail_channels: widths of the `DetailHead` that small networks have beside it; (): none, as released.
     """
 
     image_size: int = 448
@@ -38,9 +38,12 @@ class SimpleClickConfig:
     out_dims: tuple[int, int, int, int] = (128, 256, 512, 1024)
     head_channels: int = 256
     click_radius: int = 5
-    detail_channels: int = 0
+    detail_channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        # YAML and JSON know lists only; a config compares by value.
+        for name in ("out_dims", "detail_channels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.depth % 4:
             raise ValueError(f"depth={self.depth}: attention alternates in four groups, give a multiple of 4")
         if self.embed_dim % self.num_heads:

@@ -128,7 +128,8 @@ class CropAugmentation:
 
     def _light(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Light, color, blur and noise: `[S, S, 3]` float32 in 0..255 -> uint8."""
-        grey = image.mean(2, keepdims=True)
+        # A product with thirds: the mean along so short an axis takes NumPy ten times as long.
+        grey = image @ np.full((3, 1), 1 / 3, np.float32)
         image = grey + (1 + random.uniform(-1, 1) * self.saturation) * (image - grey)
         middle = grey.mean()
         image = middle + (1 + random.uniform(-1, 1) * self.contrast) * (image - middle)

@@ -28,7 +28,7 @@ from segagent.training.training_log import STEP_COLUMNS, CsvTable, draw_curves
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """steps: updates in all. batch_size: samples per forward pass. accumulate: passes per update. workers: processes
-    that make crops (0: the training process). bf16: autocast on CUDA. validate_every, checkpoint_every: in steps.
+    that make crops (0: the training process). bf16: autocast. validate_every, checkpoint_every: in steps.
     seed: of everything drawn."""
 
     steps: int = 14_000
@@ -71,8 +71,6 @@ class SegmenterTrainer:
         validation: SegmenterValidation | None = None,
         device: torch.device,
     ) -> None:
-        if settings.bf16 and device.type != "cuda":
-            raise ValueError(f"train.bf16=true on {device.type}: bf16 autocast is for CUDA; say train.bf16=false")
         # Colors next to each other in memory: convolutions on a CPU are a sixth faster.
         self.network, self.device = network.to(device=device, memory_format=torch.channels_last), device
         self.crops, self.rounds, self.folder, self.validation = crops, rounds, folder, validation

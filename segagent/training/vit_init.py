@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,8 +23,7 @@ def fresh_network(config: SimpleClickConfig, seed: int) -> SimpleClickNet:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # YAML knows lists only; a config compares by value and is written as it is.
-        network = SimpleClickNet(replace(config, out_dims=tuple(config.out_dims)))
+        network = SimpleClickNet(config)
         for layer in network.backbone.blocks.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)

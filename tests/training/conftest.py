@@ -25,7 +25,7 @@ CONFIG = SimpleClickConfig(
     out_dims=(8, 8, 8, 8),
     head_channels=8,
     click_radius=2,
-    detail_channels=8,
+    detail_channels=(8, 8, 8),
 )
 
 

@@ -16,7 +16,7 @@ from segagent.segmenters.simpleclick import SimpleClick
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "network.image_size=32", "network.patch_size=8", "network.embed_dim=16", "network.num_heads=2",
-    "network.out_dims=[8,8,8,8]", "network.head_channels=8", "network.detail_channels=8", "device=cpu",
+    "network.out_dims=[8,8,8,8]", "network.head_channels=8", "network.detail_channels=[8,8,8]", "device=cpu",
     "train.steps=2", "train.batch_size=2", "train.workers=0", "validation.limit=2", "validation.max_clicks=2",
 ]  # fmt: skip
 

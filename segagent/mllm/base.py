@@ -1,0 +1,67 @@
+"""The contract of a multimodal LLM: (observations, answers) -> training batch; (observations) -> sampled texts.
+
+A member knows its tokenizer, its chat template and its own image preprocessing. Coordinates and wording belong to
+`dialogue`: a member sees an `Observation` and gives back text, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from segagent.dialogue import Observation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled text.
+
+    text: without the prefix it was forced to begin with and without the end token. log_prob: natural logarithm of the
+    probability of its tokens, the end token included, at temperature 1; None where the model does not tell. finished:
+    False when it was cut off at the token limit.
+    """
+
+    text: str
+    log_prob: float | None = None
+    finished: bool = True
+
+
+class MLLM(Protocol):
+    """What every member offers; `tests/mllm/test_contract.py` holds each to it.
+
+    dialogue: name of the dialogue that the checkpoint was trained on (`configs/dialogue/`), None when it says nothing.
+    """
+
+    dialogue: str | None
+
+    def encode(
+        self, observations: Sequence[Observation], answers: Sequence[str] | None = None
+    ) -> Mapping[str, Tensor]:
+        """Tensors that the network takes, one row per observation.
+
+        With answers (training): right-padded, `input_ids` and `attention_mask` `[B, L]` int64 and `labels` `[B, L]`
+        int64, -100 everywhere but on the answer and its end token. Without (generation): left-padded, no labels. Raises
+        `ValueError` for a row that is longer than the model reads; image tokens are never truncated.
+        """
+
+    def generate(
+        self,
+        observations: Sequence[Observation],
+        *,
+        prefixes: Sequence[str] | None = None,
+        num_samples: int = 1,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+        max_new_tokens: int = 64,
+    ) -> list[list[Completion]]:
+        """`num_samples` completions per observation, all of them in one call.
+
+        prefixes: text that the reply of each observation begins with, as if the model had said it. temperature: 0 is
+        greedy, whose samples are all alike and computed once; the k-th sample at another temperature follows from
+        (seed of its observation, k) alone, never from the rest of the batch. An image and its prompt are encoded once
+        for all samples. Raises `ValueError` as `encode` does.
+        """
