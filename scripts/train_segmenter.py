@@ -2,29 +2,32 @@
 
 python scripts/train_segmenter.py network=simpleclick_nano data=refshapes_mix out=runs/simpleclick_nano
 python scripts/train_segmenter.py network=simpleclick_large init_from=mae_pretrain_vit_large.pth data=coco \
-    data.annotations=FILE data.images=DIR train.bf16=true out=runs/large
+    data.annotations=FILE data.images=DIR train.precision=bfloat16 out=runs/large
+accelerate launch --multi_gpu --num_processes 8 scripts/train_segmenter.py network=simpleclick_large ...
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segagent.configuration import build
 from segagent.data.base import Dataset
-from segagent.devices import torch_device
 from segagent.entry import claim_output, run_entry
 from segagent.training.augmentation import CropAugmentation
 from segagent.training.click_rounds import ClickRounds
 from segagent.training.click_sampling import ClickSampler
 from segagent.training.optimization import OptimizerSettings
+from segagent.training.parallel import Processes
 from segagent.training.segmenter_batch import TrainingCrops
 from segagent.training.segmenter_checkpoint import RunFolder
 from segagent.training.segmenter_trainer import SegmenterTrainer, TrainSettings
 from segagent.training.segmenter_validation import SegmenterValidation
+from segagent.training.tracking import Tracker
 from segagent.training.vit_init import fresh_network, load_pretrained
 from segagent.types import Sample
 
@@ -48,8 +51,8 @@ def held_out(dataset: Dataset, config: DictConfig) -> tuple[int, Sequence[Sample
     return length, [dataset[index] for index in range(length, len(dataset))]
 
 
-def make_trainer(config: DictConfig) -> SegmenterTrainer:
-    device = torch_device(config.device)
+def make_trainer(config: DictConfig, tracker: Tracker) -> SegmenterTrainer:
+    processes = Processes(config.device)
     network = fresh_network(build(config.network), config.seed)
     if config.init_from is not None:
         load_pretrained(network, config.init_from)
@@ -76,7 +79,8 @@ def make_trainer(config: DictConfig) -> SegmenterTrainer:
         settings=TrainSettings(seed=config.seed, **config.train),
         optimizer=OptimizerSettings(**config.optimizer),
         validation=validation or None,
-        device=device,
+        processes=processes,
+        tracker=tracker,
     )
 
 
@@ -84,9 +88,15 @@ def main(config: DictConfig) -> int:
     out = Path(config.out)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    trainer = make_trainer(config)
-    claim_output(out / "train.csv", config, out / "train.csv")
-    progress = trainer.run(resume=config.resume)
+    tracker = Tracker(folder=out, settings=OmegaConf.to_container(config), **config.wandb)
+    trainer = make_trainer(config, tracker)
+    if trainer.processes.is_main:
+        claim_output(out / "train.csv", config, out / "train.csv")
+    trainer.processes.wait()
+    with tracker if trainer.processes.is_main else nullcontext():
+        progress = trainer.run(resume=config.resume)
+    if not trainer.processes.is_main:
+        return 0
     if progress.best_step is not None:
         print(f"best weights {out / 'best'} (step {progress.best_step}, score {progress.best_score:.3f})")
     print(f"curve {out / 'curve.png'}")

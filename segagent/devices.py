@@ -1,4 +1,4 @@
-"""Where tensors live: names of devices -> torch devices, and how memory of the CPU is kept."""
+"""Where tensors live: names of devices -> torch devices, and precision, memory of the CPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+PRECISIONS = ("float32", "bfloat16", "float16")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # <malloc.h>
 
 
@@ -22,6 +23,18 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Networks run within it in this precision; weights and what needs it stay float32.
+
+    precision: `float32` (nothing is changed), `bfloat16`, or `float16`, which is for CUDA only. Raises `ValueError`.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: choose {', '.join(PRECISIONS)}")
+    if precision == "float16" and device.type != "cuda":
+        raise ValueError(f"precision=float16 on {device.type}: for CUDA only; bfloat16 works anywhere")
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
 def torch_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segagent.devices import torch_device
+from segagent.devices import autocast, torch_device
 from segagent.segmenters.base import check_states
 from segagent.segmenters.simpleclick_checkpoint import load_simpleclick
 from segagent.segmenters.simpleclick_vit import SimpleClickNet
@@ -74,7 +74,7 @@ class SimpleClick:
     network: the ViT. target_size: (height, width) that crops are resized to, None: the network's own. threshold: of the
     mask. with_flip: average with the mirrored crop. zoom_threshold, expansion, min_crop_size: what the next crop is cut
     around (probabilities above the threshold), how much larger, how small at least. max_batch: crops per network call.
-    device: see `devices.torch_device`.
+    precision, device: see `devices.autocast` and `devices.torch_device`.
     """
 
     accepts_boxes = False
@@ -91,6 +91,7 @@ class SimpleClick:
         expansion: float = 1.4,
         min_crop_size: int = 200,
         max_batch: int = 32,
+        precision: str = "float32",
         device: str = "auto",
     ) -> None:
         side = network.config.image_size
@@ -100,7 +101,8 @@ class SimpleClick:
         if max_batch < 1:
             raise ValueError(f"max_batch={max_batch}: at least 1")
         self.device = torch_device(device)
-        self.network = network.to(self.device).eval()
+        autocast(self.device, precision)  # refuses what cannot be
+        self.network, self.precision = network.to(self.device).eval(), precision
         self.threshold, self.with_flip, self.max_batch = threshold, with_flip, max_batch
         self.zoom_threshold, self.expansion, self.min_crop_size = zoom_threshold, expansion, min_crop_size
 
@@ -211,7 +213,8 @@ class SimpleClick:
         points = self._points(clicks, regions)
         if self.with_flip:
             crops, points = torch.cat([crops, crops.flip(3)]), torch.cat([points, self._mirrored(points)])
-        logits = self.network(crops[:, :3], crops[:, 3:], points).float()
+        with autocast(self.device, self.precision):
+            logits = self.network(crops[:, :3], crops[:, 3:], points).float()
         if self.with_flip:
             straight, mirrored = logits.chunk(2)
             logits = (straight + mirrored.flip(3)) / 2

@@ -82,7 +82,7 @@ class ClickRounds:
         self.sampler, self.max_rounds, self.again, self.forget = sampler, max_rounds, again, forget
         self.threshold, self.seed = threshold, seed
 
-    def play(self, network: SimpleClickNet, batch: Batch, device: torch.device, autocast: bool) -> NetworkInput:
+    def play(self, network: SimpleClickNet, batch: Batch, device: torch.device) -> NetworkInput:
         """What the network is to be trained on; the network is left in training mode."""
         # Numbered by its first sample, so that it does not matter how steps are cut into batches.
         random = stable_generator("rounds", self.seed, batch.numbers[0])
@@ -91,13 +91,14 @@ class ClickRounds:
         placed = zip(batch.clicks, batch.windows.tolist(), strict=True)
         at_whole = _input(batch.whole, [to_whole(made, window, size) for made, window in placed], None, device)
         if not rounds:
+            network.train()
             return at_whole
         network.eval()
         clicks = [list(made) for made in batch.clicks]
-        previous = to_part(_predict(network, at_whole, autocast), batch.windows)
+        previous = to_part(_predict(network, at_whole), batch.windows)
         self._correct(clicks, batch, previous, 0, random.random(len(clicks)) < self.again)
         for turn in range(1, rounds):
-            previous = _predict(network, _input(batch.part, clicks, previous, device), autocast)
+            previous = _predict(network, _input(batch.part, clicks, previous, device))
             self._correct(clicks, batch, previous, turn, np.zeros(len(clicks), bool))
         network.train()
         forgotten = torch.from_numpy(random.random(len(clicks)) < self.forget).to(device)
@@ -125,7 +126,7 @@ def _input(
     return NetworkInput(image, previous, points, views.targets.to(device), views.voids.to(device))
 
 
-def _predict(network: SimpleClickNet, inputs: NetworkInput, autocast: bool) -> Tensor:
+@torch.no_grad()
+def _predict(network: SimpleClickNet, inputs: NetworkInput) -> Tensor:
     """Probabilities `[B, 1, S, S]` float32."""
-    with torch.no_grad(), torch.autocast(inputs.image.device.type, torch.bfloat16, enabled=autocast):
-        return torch.sigmoid(network(inputs.image, inputs.previous, inputs.points).float())
+    return torch.sigmoid(network(inputs.image, inputs.previous, inputs.points).float())

@@ -120,12 +120,18 @@ def _single_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def batches(crops: TrainingCrops, first: int, end: int, batch_size: int, workers: int) -> Iterable[Batch]:
-    """The batches of samples first..end of the run, in order, made by `workers` processes (0: by this one)."""
+def batches(
+    crops: TrainingCrops, first: int, end: int, batch_size: int, workers: int, share: tuple[int, int] = (0, 1)
+) -> Iterable[Batch]:
+    """The batches of samples first..end of the run, in order, made by `workers` processes (0: by this one).
+
+    share: (rank, count) of a training process: it gets every count-th batch, from the rank-th on.
+    """
+    rank, count = share
+    starts = range(first + rank * batch_size, end, count * batch_size)
     return DataLoader(
         crops,
-        sampler=range(first, end),
-        batch_size=batch_size,
+        batch_sampler=[range(start, min(start + batch_size, end)) for start in starts],
         collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

@@ -51,7 +51,13 @@ class RunFolder:
             if folder.exists():
                 shutil.rmtree(folder)
 
-    def save(self, network: SimpleClickNet, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def save(
+        self,
+        network: SimpleClickNet,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        progress: Progress,
+    ) -> None:
         """Writes a checkpoint beside and moves it into place; then drops the oldest ones."""
         final = self.path / "checkpoints" / f"step_{progress.step:07d}"
         partial = final.with_name(final.name + ".partial")
@@ -59,7 +65,8 @@ class RunFolder:
             if leftover.exists():
                 shutil.rmtree(leftover)
         save_simpleclick(network, partial)
-        torch.save({"progress": vars(progress), "optimizer": optimizer.state_dict()}, partial / "training.pt")
+        content = {"progress": vars(progress), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        torch.save(content, partial / "training.pt")
         os.replace(partial, final)
         for old in self.checkpoints()[: -self.keep]:
             shutil.rmtree(old)
@@ -73,8 +80,8 @@ class RunFolder:
             os.replace(partial / name, self.best / name)
         partial.rmdir()
 
-    def load(self, network: SimpleClickNet, optimizer: torch.optim.Optimizer) -> Progress:
-        """Fills network and optimizer from the newest checkpoint; without one all stays as it is, at step 0.
+    def load(self, network: SimpleClickNet, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Progress:
+        """Fills network, optimizer and scaler from the newest checkpoint; without one all stays as it is, at step 0.
 
         Raises `ValueError` naming the folder when it does not fit the network or cannot be read.
         """
@@ -91,6 +98,7 @@ class RunFolder:
             content = torch.load(newest / "training.pt", map_location="cpu", weights_only=True)
             network.load_state_dict(saved.state_dict())
             optimizer.load_state_dict(content["optimizer"])
+            scaler.load_state_dict(content["scaler"])
             return Progress(**content["progress"])
         except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0]

@@ -1,41 +1,49 @@
 """The loop that trains a SimpleClick network: batches, rounds of clicks, loss, update, validation, checkpoint.
 
 A step is a function of the weights and its number: a run that was stopped and resumed on a CPU has, bit for bit, the
-weights and losses of one that was not.
+weights and losses of one that was not. Several processes share a step's batches as one process with as many times
+`accumulate` would take them in turn.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
+from segagent.devices import autocast
 from segagent.environment import stable_generator
 from segagent.segmenters.simpleclick_vit import SimpleClickNet
 from segagent.training.click_rounds import ClickRounds, NetworkInput
 from segagent.training.focal import normalized_focal_loss
 from segagent.training.optimization import OptimizerSettings, build_optimizer, learning_rate, set_learning_rate
+from segagent.training.parallel import Processes
 from segagent.training.segmenter_batch import Batch, TrainingCrops, batches
 from segagent.training.segmenter_checkpoint import Progress, RunFolder
-from segagent.training.segmenter_validation import LEVELS, SegmenterValidation, ValidationFigures
+from segagent.training.segmenter_validation import LEVELS, SegmenterValidation, ValidationFigures, figures_of
+from segagent.training.tracking import Tracker
 from segagent.training.training_log import STEP_COLUMNS, CsvTable, draw_curves
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """steps: updates in all. batch_size: samples per forward pass. accumulate: passes per update. workers: processes
-    that make crops (0: the training process). bf16: autocast. validate_every, checkpoint_every: in steps.
-    seed: of everything drawn."""
+    """steps: updates in all. batch_size: samples per forward pass. accumulate: passes per update, in each training
+    process. workers: processes that make crops (0: the training process). precision: see `devices.autocast`; the loss
+    of float16 is scaled. validate_every, checkpoint_every: in steps. seed: of everything drawn."""
 
     steps: int = 14_000
     batch_size: int = 16
     accumulate: int = 1
     workers: int = 1
-    bf16: bool = False
+    precision: str = "float32"
     validate_every: int = 1_000
     checkpoint_every: int = 500
     seed: int = 0
@@ -57,7 +65,7 @@ def batch_iou(logits: torch.Tensor, inputs: NetworkInput) -> float:
 
 class SegmenterTrainer:
     """network: is trained in place. crops, rounds: what it is trained on. folder: where the run is kept. validation:
-    None for none; without it there is no `best`. device: where the network runs."""
+    None for none; without it there is no `best`. processes: those that train together. tracker: told every figure."""
 
     def __init__(
         self,
@@ -69,13 +77,18 @@ class SegmenterTrainer:
         settings: TrainSettings,
         optimizer: OptimizerSettings,
         validation: SegmenterValidation | None = None,
-        device: torch.device,
+        processes: Processes,
+        tracker: Tracker,
     ) -> None:
+        device = processes.device
+        autocast(device, settings.precision)  # refuses what cannot be
         # Colors next to each other in memory: convolutions on a CPU are a sixth faster.
         self.network, self.device = network.to(device=device, memory_format=torch.channels_last), device
+        self.processes, self.tracker = processes, tracker
         self.crops, self.rounds, self.folder, self.validation = crops, rounds, folder, validation
         self.settings, self.optimizer_settings = settings, optimizer
         self.optimizer = build_optimizer(self.network, optimizer)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         clicks = validation.max_clicks if validation else 0
         columns = ("step", *(f"noc{level}" for level in LEVELS), *(f"iou_{n}" for n in range(1, clicks + 1)))
         self.step_log = CsvTable(folder.path / "train.csv", STEP_COLUMNS)
@@ -83,82 +96,104 @@ class SegmenterTrainer:
 
     def run(self, *, resume: bool = False, stop_at: int | None = None) -> Progress:
         """Trains to the end, or until `stop_at` updates as if killed there (after a checkpoint)."""
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            self.folder.clear()
-        progress = self.folder.load(self.network, self.optimizer)
-        for log in (self.step_log, self.validation_log):
-            log.cut(progress.step)
+        if self.processes.is_main:
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                self.folder.clear()
+        self.processes.wait()
+        progress = self.folder.load(self.network, self.optimizer, self.scaler)
+        if self.processes.is_main:
+            for log in (self.step_log, self.validation_log):
+                log.cut(progress.step)
+        shared = self.processes.share(self.network)
         settings, end = self.settings, min(self.settings.steps, stop_at or self.settings.steps)
         stream = self._stream(progress.step, end)
+        hidden = None if self.processes.is_main else True  # None: only in a terminal
         bar = tqdm(
-            total=settings.steps, initial=progress.step, desc="train", unit="step", disable=None, file=sys.stderr
+            total=settings.steps, initial=progress.step, desc="train", unit="step", disable=hidden, file=sys.stderr
         )
         with bar:
             while progress.step < end:
-                loss = self._step(progress, stream)
+                loss = self._step(progress, stream, shared)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}", noc85=progress.best_score, refresh=False)
                 self._keep(progress, last=progress.step == end)
         return progress
 
     def _stream(self, step: int, end: int) -> Iterator[Batch]:
-        size, per_step = self.settings.batch_size, self.settings.batch_size * self.settings.accumulate
-        return iter(batches(self.crops, step * per_step, end * per_step, size, self.settings.workers))
+        size, share = self.settings.batch_size, (self.processes.rank, self.processes.count)
+        per_step = self._samples_per_step()
+        return iter(batches(self.crops, step * per_step, end * per_step, size, self.settings.workers, share))
 
-    def _step(self, progress: Progress, stream: Iterator[Batch]) -> float:
-        """One update; its loss."""
+    def _samples_per_step(self) -> int:
+        return self.settings.batch_size * self.settings.accumulate * self.processes.count
+
+    def _step(self, progress: Progress, stream: Iterator[Batch], shared: nn.Module) -> float:
+        """One update; its loss. shared: the network as `Processes.share` gives it."""
         began = time.perf_counter()
         settings = self.settings
         rate = learning_rate(progress.step, settings.steps, self.optimizer_settings)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = [self._pass(next(stream)) for _ in range(settings.accumulate)]
-        loss, iou = (sum(values) / settings.accumulate for values in zip(*parts, strict=True))
+        parts = [self._pass(next(stream), shared, last) for last in [False] * (settings.accumulate - 1) + [True]]
+        loss, iou = self.processes.mean([sum(values) / settings.accumulate for values in zip(*parts, strict=True)])
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.optimizer_settings.clip_norm)
-        if not torch.isfinite(norm):
+        # A scaled loss may overflow now and then: the scaler leaves that step out and scales less.
+        if not math.isfinite(loss) or not (self.scaler.is_enabled() or torch.isfinite(norm)):
             raise ValueError(
                 f"step {progress.step + 1}: loss {loss} has no finite gradient; lower optimizer.lr or raise its warmup"
             )
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         progress.step += 1
-        self.step_log.add(
-            step=progress.step,
-            loss=loss,
-            iou=iou,
-            lr=rate,
-            gradient_norm=float(norm),
-            samples_per_second=settings.batch_size * settings.accumulate / (time.perf_counter() - began),
-        )
+        figures = {"loss": loss, "iou": iou, "lr": rate, "gradient_norm": float(norm)}
+        figures["samples_per_second"] = self._samples_per_step() / (time.perf_counter() - began)
+        self._tell(self.step_log, "train", progress.step, figures)
         return loss
 
-    def _pass(self, batch: Batch) -> tuple[float, float]:
-        """Gradients of one batch are added; (loss, IoU)."""
+    def _tell(self, log: CsvTable, group: str, step: int, figures: dict[str, float]) -> None:
+        if self.processes.is_main:
+            log.add(step=step, **figures)
+            self.tracker.log(step, {f"{group}/{name}": value for name, value in figures.items()})
+
+    def _pass(self, batch: Batch, shared: nn.Module, last: bool) -> tuple[float, float]:
+        """Gradients of one batch are added; (loss, IoU). last: of the step, after which gradients are shared."""
         settings = self.settings
-        inputs = self.rounds.play(self.network, batch, self.device, settings.bf16)
+        with autocast(self.device, settings.precision):
+            inputs = self.rounds.play(self.network, batch, self.device)
         # Dropout is all that draws from torch's own generator: seeded here, it too follows from the step.
         torch.manual_seed(int(stable_generator("dropout", settings.seed, batch.numbers[0]).integers(2**62)))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
-            logits = self.network(inputs.image, inputs.previous, inputs.points)
-        loss = normalized_focal_loss(logits, inputs.targets, inputs.voids).mean()
-        (loss / settings.accumulate).backward()
+        with nullcontext() if last else self.processes.no_sync(shared):
+            with autocast(self.device, settings.precision):
+                logits = shared(inputs.image, inputs.previous, inputs.points)
+            loss = normalized_focal_loss(logits, inputs.targets, inputs.voids).mean()
+            self.scaler.scale(loss / settings.accumulate).backward()
         return float(loss.detach()), batch_iou(logits.detach(), inputs)
 
     def _keep(self, progress: Progress, last: bool) -> None:
         """Validation, best weights, curve and checkpoint, where this step is due for them."""
         finished = progress.step == self.settings.steps
         if self.validation is not None and (progress.step % self.settings.validate_every == 0 or finished):
-            self._validate(progress, self.validation(self.network))
-        if last or progress.step % self.settings.checkpoint_every == 0:
-            self.folder.save(self.network, self.optimizer, progress)
+            share = self.processes.rank, self.processes.count
+            curves = self.processes.gather(list(self.validation.curves(self.network, share)))
+            self._validate(progress, figures_of(np.stack(curves)))
+        if self.processes.is_main and (last or progress.step % self.settings.checkpoint_every == 0):
+            self.folder.save(self.network, self.optimizer, self.scaler, progress)
+        if last:
+            self.processes.wait()
 
     def _validate(self, progress: Progress, figures: ValidationFigures) -> None:
         nocs = {f"noc{level}": value for level, value in figures.noc.items()}
         ious = {f"iou_{n}": value for n, value in enumerate(figures.iou_by_click, 1)}
-        self.validation_log.add(step=progress.step, **nocs, **ious)
+        better = progress.best_score is None or figures.score < progress.best_score
+        if better:
+            progress.best_step, progress.best_score = progress.step, figures.score
+        if not self.processes.is_main:
+            return
+        self._tell(self.validation_log, "validation", progress.step, nocs | ious)
         told = "  ".join(f"NoC@{level} {value:.2f}" for level, value in figures.noc.items())
         tqdm.write(f"step {progress.step}: {told}  IoU@1 {figures.iou_by_click[0]:.3f}", file=sys.stderr)
-        if progress.best_score is None or figures.score < progress.best_score:
-            progress.best_step, progress.best_score = progress.step, figures.score
+        if better:
             self.folder.save_best(self.network)
         draw_curves(self.step_log.rows(), self.validation_log.rows(), self.folder.path / "curve.png")

@@ -34,7 +34,8 @@ class ValidationFigures:
 
 def iou_curves(ious: Sequence[Sequence[float]], limit: int) -> np.ndarray:
     """IoU after each click of samples that stopped early or not -> `[N, limit]` float64, the last value kept."""
-    return np.array([[*made, *[made[-1]] * (limit - len(made))] for made in ious], np.float64)
+    rows = [[*made, *[made[-1]] * (limit - len(made))] for made in ious]
+    return np.array(rows, np.float64).reshape(-1, limit)
 
 
 def figures_of(curves: np.ndarray) -> ValidationFigures:
@@ -62,15 +63,21 @@ class SegmenterValidation:
         self.samples, self.max_clicks, self.batch_size = list(samples), max_clicks, batch_size
         self.predictor = predictor
 
-    def __call__(self, network: SimpleClickNet) -> ValidationFigures:
-        """Leaves the network in eval mode."""
+    def curves(self, network: SimpleClickNet, share: tuple[int, int] = (0, 1)) -> np.ndarray:
+        """`[N, max_clicks]` IoU after each click. Leaves the network in eval mode.
+
+        share: (rank, count) of a training process: it takes every count-th sample, from the rank-th on.
+        """
+        rank, count = share
         segmenter = SimpleClick(network=network, device=str(network.mean.device), **self.predictor)
         environment = Environment(segmenter=segmenter, max_clicks=self.max_clicks, tau_stop=max(LEVELS) / 100)
         finished = [
             trajectory
-            for batch in rollout(self.samples, policy=Oracle(), environment=environment, batch_size=self.batch_size)
+            for batch in rollout(
+                self.samples[rank::count], policy=Oracle(), environment=environment, batch_size=self.batch_size
+            )
             for trajectory in batch
         ]
         # An empty target is right before the first click; it needs none.
         ious = [[step.iou_after for step in made.steps] or [made.init_iou] for made in finished]
-        return figures_of(iou_curves(ious, self.max_clicks))
+        return iou_curves(ious, self.max_clicks)

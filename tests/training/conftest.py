@@ -2,17 +2,18 @@
 
 import numpy as np
 import pytest
-import torch
 
 from segagent.segmenters.simpleclick_vit import SimpleClickConfig
 from segagent.training.augmentation import CropAugmentation
 from segagent.training.click_rounds import ClickRounds
 from segagent.training.click_sampling import ClickSampler
 from segagent.training.optimization import OptimizerSettings
+from segagent.training.parallel import Processes
 from segagent.training.segmenter_batch import TrainingCrops
 from segagent.training.segmenter_checkpoint import RunFolder
 from segagent.training.segmenter_trainer import SegmenterTrainer, TrainSettings
 from segagent.training.segmenter_validation import SegmenterValidation
+from segagent.training.tracking import Tracker
 from segagent.training.vit_init import fresh_network
 from segagent.types import Sample
 
@@ -80,7 +81,8 @@ def make_trainer(path, *, optimizer=None, validation=True, config=CONFIG, **sett
         validation=SegmenterValidation(samples=samples, max_clicks=3, predictor={"min_crop_size": 16})
         if validation
         else None,
-        device=torch.device("cpu"),
+        processes=Processes("cpu"),
+        tracker=Tracker(mode="disabled", project="tests", folder=path, settings={}),
     )
 
 

@@ -36,7 +36,7 @@ def used(points):
 
 def play(batch, network=None, **changes):
     settings = {"max_rounds": 3, "again": 0.0, "forget": 0.0, "seed": 1} | changes
-    return ClickRounds(sampler=ClickSampler(), **settings).play(network or Recorder(), batch, CPU, False)
+    return ClickRounds(sampler=ClickSampler(), **settings).play(network or Recorder(), batch, CPU)
 
 
 def test_each_round_predicts_without_gradient_and_adds_one_click(made):

@@ -3,6 +3,7 @@
 import csv
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,10 +50,10 @@ def test_a_kill_between_checkpoints_loses_no_row_and_repeats_none(small, tmp_pat
     killed = small.trainer(tmp_path / "killed", checkpoint_every=2)
     step, done = killed._step, []
 
-    def dies(progress, stream):
+    def dies(*arguments):
         if len(done) == 5:
             raise KeyboardInterrupt
-        done.append(step(progress, stream))
+        done.append(step(*arguments))
         return done[-1]
 
     killed._step = dies
@@ -99,20 +100,14 @@ def test_accumulated_passes_are_one_larger_batch(small, tmp_path):
 
 def test_best_is_the_best_and_not_the_last(small, tmp_path):
     trainer = small.trainer(tmp_path, steps=4, validate_every=1)
-    figures, scores, snapshots = trainer.validation, iter([3.0, 1.0, 2.0, 1.5]), []
+    clicks_needed, snapshots = iter([3, 1, 2, 2]), []
 
-    class Scored:
-        noc, iou_by_click = {80: 1.0, 85: 1.0, 90: 1.0}, (0.5, 0.5, 0.5)
-
-        def __init__(self):
-            self.score = next(scores)
-
-    def judge(network):
+    def judge(network, share):
         snapshots.append({key: value.clone() for key, value in network.state_dict().items()})
-        return Scored()
+        return np.where(np.arange(1, 4) >= next(clicks_needed), 0.95, 0.1)[None]
 
-    trainer.validation = judge
-    assert trainer.run().best_step == 2 and figures.max_clicks == 3
+    trainer.validation.curves = judge
+    assert trainer.run().best_step == 2
     assert same(load_simpleclick(tmp_path / "best").state_dict(), snapshots[1])
 
 
@@ -131,6 +126,19 @@ def test_what_cannot_go_on_says_why(small, tmp_path):
         wild.run()
     with pytest.raises(ValueError, match="batch_size=0: at least 1"):
         small.trainer(tmp_path, batch_size=0)
+    with pytest.raises(ValueError, match="precision=float16 on cpu: for CUDA only; bfloat16 works anywhere"):
+        small.trainer(tmp_path, precision="float16")
+    with pytest.raises(ValueError, match="precision='half': choose float32"):
+        small.trainer(tmp_path, precision="half")
+
+
+def test_bfloat16_trains_close_to_float32(small, tmp_path):
+    def first_loss(precision):
+        small.trainer(tmp_path / precision, steps=1, precision=precision).run()
+        return float(losses(tmp_path / precision)[0][1])
+
+    rounded, exact = first_loss("bfloat16"), first_loss("float32")
+    assert rounded != exact and rounded == pytest.approx(exact, rel=0.02)
 
 
 def test_tables_refuse_other_columns(tmp_path):

@@ -21,10 +21,13 @@ def test_clicks_needed_and_curve_by_hand():
 def test_a_network_is_judged_by_its_clicks(small):
     samples = [small.Rectangles()[index] for index in range(3)]
     validation = SegmenterValidation(samples=samples, max_clicks=3, batch_size=2, predictor={"min_crop_size": 16})
-    figures = validation(fresh_network(small.config, 0))
-    assert len(figures.iou_by_click) == 3 and figures.noc[80] == 3
-    assert figures == SegmenterValidation(samples=samples, max_clicks=3, batch_size=1, predictor={"min_crop_size": 16})(
-        fresh_network(small.config, 0)
-    )
+    network = fresh_network(small.config, 0)
+    curves = validation.curves(network)
+    assert curves.shape == (3, 3) and (curves >= 0).all() and (curves <= 1).all()
+    one_by_one = SegmenterValidation(samples=samples, max_clicks=3, batch_size=1, predictor={"min_crop_size": 16})
+    assert np.array_equal(curves, one_by_one.curves(network))
+    shares = [validation.curves(network, (rank, 4)) for rank in range(4)]
+    assert [len(share) for share in shares] == [1, 1, 1, 0], "a process may be left without a sample"
+    assert np.array_equal(curves, np.concatenate(shares))
     with pytest.raises(ValueError, match="no samples to validate on"):
         SegmenterValidation(samples=[], predictor={})
