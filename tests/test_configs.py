@@ -15,7 +15,8 @@ GROUPS = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())
 
 def test_each_entry_has_a_script_and_each_script_an_entry():
     root = Path(__file__).resolve().parents[1]
-    scripts = {path.stem for path in (root / "scripts").glob("*.py") if "run_entry(" in path.read_text()}
+    files = [*(root / "scripts").glob("*.py"), *(root / "evaltools").glob("*.py")]
+    scripts = {path.stem for path in files if "run_entry(" in path.read_text()}
     assert scripts == set(ENTRIES)
 
 

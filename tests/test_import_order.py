@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # One row per level; members of a level do not import each other.
 LEVELS = [
-    ["configuration", "devices", "types"],
+    ["configuration", "devices", "types", "weights"],
     ["depth"],
     ["masks"],
     ["overlay"],

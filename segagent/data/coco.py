@@ -49,15 +49,24 @@ def _read_instances(path: Path) -> dict:
     return content
 
 
-class Coco:
-    """Every (annotation, description) pair of a COCO instances file is one sample.
+def _with_file_name(entry: dict, path: Path) -> dict:
+    """LVIS entries have no `file_name`, but an address that ends with it: .../train2017/000000391895.jpg."""
+    if "file_name" in entry:
+        return entry
+    if "coco_url" not in entry:
+        raise ValueError(f"{path}: image {entry.get('id')} has neither 'file_name' nor 'coco_url'")
+    return entry | {"file_name": "/".join(entry["coco_url"].rsplit("/", 2)[-2:])}
 
-    annotations: the JSON file. images: folder that `file_name` is relative to. text: `category` uses the category's
-    name; `caption` uses the annotation's own `caption` (a text or a list: one sample each). void_masks: folder of
-    `STEM.png` label maps; pixels equal to `void_value` never count. crowd: `void` (crowd regions of a category do not
-    count for its other objects there, and are no samples; COCO's own rule) or `sample`. include: regular expression
-    that the file name must match somewhere (None: all). allow_empty: accept annotations without a pixel. Raises
-    `ValueError` naming file and annotation id on anything that is not sound.
+
+class Coco:
+    """Every (annotation, description) pair of a COCO or LVIS instances file is one sample.
+
+    annotations: the JSON file. images: folder that `file_name` is relative to (of LVIS: COCO's, with `train2017/` and
+    `val2017/` in it). text: `category` uses the category's name; `caption` uses the annotation's own `caption` (a text
+    or a list: one sample each). void_masks: folder of `STEM.png` label maps; pixels equal to `void_value` never count.
+    crowd: `void` (crowd regions of a category do not count for its other objects there, and are no samples; COCO's own
+    rule) or `sample`. include: regular expression that the file name must match somewhere (None: all). allow_empty:
+    accept annotations without a pixel. Raises `ValueError` naming file and annotation id on anything that is not sound.
     """
 
     def __init__(
@@ -84,7 +93,7 @@ class Coco:
         self._path, self._images, self._text = Path(annotations), Path(images), text
         self._void_masks, self._void_value, self._allow_empty = void_masks, void_value, allow_empty
         content = _read_instances(self._path)
-        self._image_entries = {entry["id"]: entry for entry in content["images"]}
+        self._image_entries = {entry["id"]: _with_file_name(entry, self._path) for entry in content["images"]}
         self._categories = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
         crowds = [entry for entry in content["annotations"] if entry.get("iscrowd") and crowd == "void"]
         self._crowds: dict[tuple, list[dict]] = {}

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segagent.segmenters.simpleclick_vit import SimpleClickConfig, SimpleClickNet
+from segagent.weights import checkpoint_path
 
 # In the released files, used by nothing: the classifier's leftovers and the upsampling branches of other head variants.
 _UNUSED = ("backbone.cls_token", "backbone.fc_norm.", "backbone.head.", "head.up_conv1.", "head.up_conv2.")
@@ -91,15 +92,13 @@ def _fill(network: SimpleClickNet, state: dict[str, Tensor], path: Path) -> Simp
 
 
 def load_simpleclick(path: str | Path) -> SimpleClickNet:
-    """A released `.pth` file or a folder of ours -> network on the CPU, float32 as stored, in eval mode.
+    """A released `.pth` file, a folder of ours or the name of one that ships -> float32 network, CPU, eval mode.
 
     Raises `ValueError` naming the file and the key when it is missing, foreign or does not fit its own config.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     if path.is_dir():
         return _load_folder(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint file or folder")
     content = _read_released(path)
     return _fill(SimpleClickNet(_config_of(content["config"]["params"], path)), content["state_dict"], path).eval()
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from segagent.devices import autocast
 from segagent.environment import stable_generator
+from segagent.metrics.noc import LEVELS
 from segagent.segmenters.simpleclick_vit import SimpleClickNet
 from segagent.training.click_rounds import ClickRounds, NetworkInput
 from segagent.training.focal import normalized_focal_loss
@@ -28,7 +29,7 @@ from segagent.training.optimization import OptimizerSettings, build_optimizer, l
 from segagent.training.parallel import Processes
 from segagent.training.segmenter_batch import Batch, TrainingCrops, batches
 from segagent.training.segmenter_checkpoint import Progress, RunFolder
-from segagent.training.segmenter_validation import LEVELS, SegmenterValidation, ValidationFigures, figures_of
+from segagent.training.segmenter_validation import SegmenterValidation, ValidationFigures, figures_of
 from segagent.training.tracking import Tracker
 from segagent.training.training_log import STEP_COLUMNS, CsvTable, draw_curves
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from segagent.environment import Environment
+from segagent.metrics.noc import LEVELS, clicks_needed, iou_curves
 from segagent.policies.simulated import Oracle
 from segagent.rollout import rollout
 from segagent.segmenters.simpleclick import SimpleClick
 from segagent.segmenters.simpleclick_vit import SimpleClickNet
 from segagent.types import Sample
-
-LEVELS = (80, 85, 90)
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,9 @@ class ValidationFigures:
         return self.noc[85] + 1e-3 * (1 - self.iou_by_click[-1])
 
 
-def iou_curves(ious: Sequence[Sequence[float]], limit: int) -> np.ndarray:
-    """IoU after each click of samples that stopped early or not -> `[N, limit]` float64, the last value kept."""
-    rows = [[*made, *[made[-1]] * (limit - len(made))] for made in ious]
-    return np.array(rows, np.float64).reshape(-1, limit)
-
-
 def figures_of(curves: np.ndarray) -> ValidationFigures:
     """curves: `[N, limit]` IoU in [0, 1] after 1, 2, ... clicks. A level counts as reached at its first click there."""
-    limit = curves.shape[1]
-    noc = {}
-    for level in LEVELS:
-        reached = curves >= level / 100
-        noc[level] = float(np.where(reached.any(1), reached.argmax(1) + 1, limit).mean())
+    noc = {level: float(clicks_needed(curves, level)[0].mean()) for level in LEVELS}
     return ValidationFigures(noc, tuple(float(value) for value in curves.mean(0)))
 
 

@@ -156,3 +156,18 @@ def test_only_files_that_match(folder):
     assert [data.sample_id(k) for k in range(len(data))] == ["11"]
     with pytest.raises(ValueError, match=r"no annotation to work on \(data.include"):
         Coco(**folder(), include="zebra")
+
+
+def test_lvis_names_its_files_by_address(folder):
+    def as_lvis(content):
+        for entry in content["images"]:
+            entry["coco_url"] = f"http://host/train2017/{entry.pop('file_name')}"
+
+    (folder.root / "train2017").mkdir()
+    for name in ("a.png", "b.png"):
+        (folder.root / "images" / name).rename(folder.root / "train2017" / name)
+    given = folder(as_lvis) | {"images": str(folder.root)}
+    sample = Coco(**given)[0]
+    assert sample.image_name == "train2017/a.png" and sample.target[3:7, 2:6].all()
+    with pytest.raises(ValueError, match="image 1 has neither 'file_name' nor 'coco_url'"):
+        Coco(**folder(lambda content: content["images"][0].pop("file_name")))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from segagent.training.segmenter_validation import SegmenterValidation, figures_of, iou_curves
+from segagent.metrics.noc import iou_curves
+from segagent.training.segmenter_validation import SegmenterValidation, figures_of
 from segagent.training.vit_init import fresh_network
 
 
