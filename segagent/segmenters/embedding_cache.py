@@ -43,14 +43,6 @@ class CacheCounts:
     embed_damaged: int = 0
 
 
-def hit_rates(counts: dict[str, int]) -> dict[str, float]:
-    """`CacheCounts` as a dictionary -> flat keys of metrics.json: shares of the embeddings asked for, in `[0, 1]`."""
-    asked = counts.get("embed_images", 0)
-    if not asked:
-        return {}
-    return {f"embed_{kind}_hit_rate": counts[f"embed_{kind}_hits"] / asked for kind in ("memory", "disk")}
-
-
 def pixel_key(image: np.ndarray) -> str:
     """Hash of an image's size and pixels, 32 hexadecimal digits."""
     digest = hashlib.sha256(repr((image.shape, str(image.dtype))).encode())
@@ -71,19 +63,26 @@ class EmbeddingCache:
     """memory_bytes: of embeddings kept in memory, least recently used out first; 0: none. folder: of the disk cache,
     None: none. folder_bytes: what all entries under it may take, of whichever weights; least recently used out first.
     maker: gives the hash of what makes the embeddings (`weights_key`), asked for once, when the disk is first used.
+    device: where embeddings are kept and handed out.
 
     Several processes may share a folder. Raises `OSError` when it cannot be made.
     """
 
     def __init__(
-        self, *, memory_bytes: int, folder: str | Path | None, folder_bytes: int, maker: Callable[[], str]
+        self,
+        *,
+        memory_bytes: int,
+        folder: str | Path | None,
+        folder_bytes: int,
+        maker: Callable[[], str],
+        device: torch.device,
     ) -> None:
         if memory_bytes < 0 or folder_bytes < 0:
             raise ValueError(f"memory_bytes={memory_bytes}, cache_bytes={folder_bytes}: at least 0")
         self.counts = CacheCounts()
         self.memory_bytes, self.folder_bytes = memory_bytes, folder_bytes
         self.folder = None if folder is None else Path(folder)
-        self._maker, self._home = maker, None
+        self._maker, self._home, self._device = maker, None, device
         self._kept: OrderedDict[str, Embedding] = OrderedDict()
         self._kept_bytes = 0
         self._unswept = None  # bytes written since the folder was last measured; None: never measured
@@ -163,7 +162,7 @@ class EmbeddingCache:
                 intact = (file.metadata() or {}).get("sha256") == _digest(parts)
             if intact:
                 os.utime(path)
-                return parts
+                return tuple(part.to(self._device) for part in parts)
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError):

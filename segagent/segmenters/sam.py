@@ -56,6 +56,16 @@ class SamMemory:
         return float(self.scores[self.chosen])
 
 
+def _plain_config(config: dict) -> dict:
+    """A transformers config without what does not shape a result: where it was read from, by whom, and how."""
+    passing = {"architectures", "dtype", "transformers_version"}
+    return {
+        key: _plain_config(value) if isinstance(value, dict) else str(value)
+        for key, value in sorted(config.items(), key=lambda item: str(item[0]))
+        if not str(key).startswith("_") and key not in passing
+    }
+
+
 class Sam:
     """SAM (ViT-B, L, H): a member of `ClickSegmenter` that takes boxes.
 
@@ -92,7 +102,11 @@ class Sam:
         self.multimask, self.max_batch, self.embed_batch = multimask, max_batch, embed_batch
         self.frame = self.make_frame()
         self.cache = EmbeddingCache(
-            memory_bytes=memory_bytes, folder=cache, folder_bytes=cache_bytes, maker=self._maker_key
+            memory_bytes=memory_bytes,
+            folder=cache,
+            folder_bytes=cache_bytes,
+            maker=self._maker_key,
+            device=self.device,
         )
         with torch.no_grad():
             self._positions = network.get_image_wide_positional_embeddings()
@@ -128,10 +142,7 @@ class Sam:
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
                 raise ValueError(f"image is {image.dtype} {list(image.shape)}; images are uint8 RGB [H, W, 3]")
         found = self.cache.embed(images, self._compute)
-        return [
-            SamEmbedding(image.shape[:2], tuple(part.to(self.device) for part in features))
-            for image, features in zip(images, found, strict=True)
-        ]
+        return [SamEmbedding(image.shape[:2], features) for image, features in zip(images, found, strict=True)]
 
     def statistics(self) -> dict[str, int]:
         """Counts of `EmbeddingCache` since this object was made."""
@@ -180,9 +191,8 @@ class Sam:
 
     def _maker_key(self) -> str:
         """Everything but the pixels that an embedding depends on; file names and versions are not among it."""
-        config = self.network.config.vision_config.to_dict()
-        facts = {key: value for key, value in config.items() if not key.startswith(("_", "transformers"))}
-        return weights_key(self.network, type(self).__name__, repr(self.frame), json.dumps(facts, default=str))
+        architecture = _plain_config(self.network.config.vision_config.to_dict())
+        return weights_key(self.network, type(self).__name__, repr(self.frame), json.dumps(architecture))
 
     @torch.no_grad()
     def _compute(self, images: Sequence[np.ndarray]) -> Iterator[Embedding]:
@@ -215,9 +225,7 @@ class Sam:
         scales = [self.frame.scale(embedding.size) for embedding in embeddings]
         prompts = encode_prompts(self.network.prompt_encoder, clicks, boxes, scales, self.device)
         dtype = prompts.tokens.dtype
-        features = tuple(
-            torch.stack(parts).to(dtype) for parts in zip(*(e.features for e in embeddings), strict=True)
-        )
+        features = tuple(torch.stack(parts).to(dtype) for parts in zip(*(e.features for e in embeddings), strict=True))
         decoder = self.network.mask_decoder
         with hidden_padding(decoder.transformer, prompts.used, self.num_output_tokens):
             logits, scores = self.decode(features, prompts.tokens, self._dense(memory), multimask)

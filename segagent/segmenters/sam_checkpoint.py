@@ -39,7 +39,9 @@ _RENAMES = [
     (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
     (r"\.norm(\d)\.", r".layer_norm\1."),
 ]
-_PERCEPTRON = re.compile(r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head)\.)layers\.(\d+)\.(.+)$")
+_PERCEPTRON = re.compile(
+    r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head)\.)layers\.(\d+)\.(.+)$"
+)
 _POSITIONS = "shared_image_embedding.positional_embedding"
 
 
@@ -137,8 +139,7 @@ def _read_architecture(state: Mapping[str, Tensor], where: str, decoder_heads: i
             "mlp_dim": shape(f"{decoder}mlp.lin1.weight")[0],
             "num_hidden_layers": count("mask_decoder.transformer.layers."),
             "num_attention_heads": decoder_heads or min(8, max(1, prompt_width // 8)),
-            "attention_downsample_rate": prompt_width
-            // shape(f"{decoder}cross_attn_token_to_image.q_proj.weight")[0],
+            "attention_downsample_rate": prompt_width // shape(f"{decoder}cross_attn_token_to_image.q_proj.weight")[0],
             "num_multimask_outputs": shape("mask_decoder.mask_tokens.weight")[0] - 1,
             "iou_head_depth": depth_of_head,
             "iou_head_hidden_dim": shape("mask_decoder.iou_prediction_head.layers.0.weight")[0],
@@ -155,13 +156,17 @@ def load_folder(path: str | Path, network_class: type[PreTrainedModel], model_ty
     """
     path = Path(path)
     if not (path / "config.json").is_file():
-        raise ValueError(f"{path}: no such checkpoint; give a transformers folder (with config.json) or a released file")
+        raise ValueError(
+            f"{path}: no such checkpoint; give a transformers folder (with config.json) or a released file"
+        )
     try:
         model_type = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path / 'config.json'}: not a transformers config ({error})") from None
     if model_type not in model_types:
-        raise ValueError(f"{path}: holds a {model_type!r} model; {network_class.__name__} takes {', '.join(model_types)}")
+        raise ValueError(
+            f"{path}: holds a {model_type!r} model; {network_class.__name__} takes {', '.join(model_types)}"
+        )
     try:
         network, notes = network_class.from_pretrained(
             path, local_files_only=True, output_loading_info=True, dtype=torch.float32
