@@ -40,7 +40,8 @@ def write_metrics(
 ) -> dict[str, Any]:
     """Scores the trajectories in `lines` and writes `NAME.metrics.json` beside `out`; returns what it wrote.
 
-    statistics: what the segmenter counted (`run.RunSummary`); hit rates are added. facts: further flat keys (seconds, ...). Raises `ValueError` when there is nothing to score or a mask is broken.
+    statistics: what the segmenter counted (`run.RunSummary`); hit rates are added. facts: further flat keys (seconds,
+    ...). Raises `ValueError` when there is nothing to score or a mask is broken.
     """
     records = map(prediction_record, read_trajectories(lines))
     scores = score(records, protocol, click_limit=click_limit, boundary=boundary, seed=seed, where=str(lines))
@@ -50,7 +51,7 @@ def write_metrics(
 
 
 def with_hit_rates(counts: dict[str, int]) -> dict[str, float]:
-    """Counts of a segmenter's embeddings -> the same with `embed_*_hit_rate`, shares of those asked for, in `[0, 1]`."""
+    """Counts of a segmenter's embeddings -> the same and `embed_*_hit_rate`, shares of those asked for, in `[0, 1]`."""
     asked = counts.get("embed_images", 0)
     hits = {key: count for key, count in counts.items() if key.endswith("_hits")}
     return counts | {key.replace("_hits", "_hit_rate"): count / asked for key, count in hits.items() if asked}

@@ -16,9 +16,9 @@ _LIMIT = 32.0  # the published image predictor feeds logits back within this ran
 
 
 class Sam2(Sam):
-    """SAM 2 and 2.1 (tiny to large) through transformers' `Sam2Model`; checkpoints are transformers folders, those of the
-    video model included. The arguments are those of `Sam`.
+    """SAM 2 and 2.1 (tiny to large) through transformers' `Sam2Model`; the arguments are those of `Sam`.
 
+    Checkpoints are transformers folders, those of the video model included.
     Where a single mask is asked for and is unstable, the network itself gives the best of its three instead.
     """
 

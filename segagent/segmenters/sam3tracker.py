@@ -12,8 +12,10 @@ from segagent.segmenters.sam_frames import Frame, Stretched
 
 
 class Sam3Tracker(Sam2):
-    """SAM 3's tracker through transformers' `Sam3TrackerModel`; checkpoints are transformers folders, those of the whole
-    SAM 3 (its `sam3_video` model) included. The arguments are those of `Sam`."""
+    """SAM 3's tracker through transformers' `Sam3TrackerModel`; the arguments are those of `Sam`.
+
+    Checkpoints are transformers folders, those of the whole SAM 3 (its `sam3_video` model) included.
+    """
 
     @staticmethod
     def load(path: str | Path) -> PreTrainedModel:

@@ -48,8 +48,8 @@ _POSITIONS = "shared_image_embedding.positional_embedding"
 def load_sam(path: str | Path, decoder_heads: int | None = None) -> SamModel:
     """An official `.pth` file or a transformers folder -> `SamModel` on the CPU, float32, in eval mode.
 
-    decoder_heads: attention heads of an official file's mask decoder, which leave no trace in the shapes; None: 8, as in
-    every released file, or fewer where that would leave a head under 8 channels. Raises `ValueError` naming the file
+    decoder_heads: attention heads of an official file's mask decoder, which leave no trace in the shapes; None: 8, as
+    in every released file, or fewer where that would leave a head under 8 channels. Raises `ValueError` naming the file
     and the tensor when it is missing, foreign, or does not fit.
     """
     path = Path(path)
