@@ -27,7 +27,8 @@ from torch import Tensor, nn
 Embedding = tuple[Tensor, ...]
 
 _LOG = logging.getLogger(__name__)
-_ENDING, _PARTIAL = ".safetensors", ".partial"
+# Names that nothing else has: making room must never delete another file of a folder that was given by mistake.
+_ENDING, _PARTIAL = ".embedding", ".embedding-partial"
 _ABANDONED_SECONDS = 3600  # a file that has been half written for so long has no writer any more
 
 
