@@ -23,7 +23,7 @@ def picture(seed=0, size=(40, 60)):
 
 
 def reference(segmenter, image, clicks, box, low_res, multimask):
-    """Logits and scores of one state by the network's own forward pass, from pixels and prompts in its input's frame."""
+    """Logits and scores of one state by the network's own forward pass, from pixels and prompts in its frame."""
     x, y = segmenter.frame.scale(image.shape[:2])
     prompts = {}
     if clicks:
