@@ -27,6 +27,7 @@ from torch import Tensor, nn
 Embedding = tuple[Tensor, ...]
 
 _LOG = logging.getLogger(__name__)
+_FORMAT = "segagent embedding 1"  # counts up whenever our own code begins to make other embeddings of equal weights
 # Names that nothing else has: making room must never delete another file of a folder that was given by mistake.
 _ENDING, _PARTIAL = ".embedding", ".embedding-partial"
 _ABANDONED_SECONDS = 3600  # a file that has been half written for so long has no writer any more
@@ -53,7 +54,7 @@ def pixel_key(image: np.ndarray) -> str:
 
 def weights_key(network: nn.Module, *facts: str) -> str:
     """Hash of a network's tensors and of `facts`, text that says what else shapes an embedding; 32 digits."""
-    digest = hashlib.sha256("\n".join(facts).encode())
+    digest = hashlib.sha256("\n".join([_FORMAT, *facts]).encode())
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
