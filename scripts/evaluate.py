@@ -33,6 +33,7 @@ def main(config: DictConfig) -> int:
         seed=config.seed,
         seconds=summary.seconds,
         n_skipped=len(summary.skipped),
+        statistics=summary.statistics,
     )
     title = f"{out.stem}: {summary.who}"
     publish(out, lines, dataset, metrics, title=title, report=config.report, seed=config.seed)

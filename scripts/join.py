@@ -7,6 +7,7 @@ Trajectory files of scripts/simulate.py need no more than `cat`, in order.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from segagent.configuration import build
 from segagent.entry import RUN_KEYS, beside, claim_output, differing_settings, run_entry
 from segagent.metrics.table import format_metrics
-from segagent.results import publish, write_metrics
+from segagent.results import publish, summed_counts, write_metrics
 
 
 def read_parts(parts: list[str]) -> DictConfig:
@@ -51,8 +52,8 @@ def main(config: DictConfig) -> int:
         for part in parts:
             with open(beside(part, ".trajectories.jsonl"), "rb") as file:
                 shutil.copyfileobj(file, joined)
-    skipped = sum(OmegaConf.load(beside(part, ".metrics.json")).n_skipped for part in parts)
-    seconds = sum(OmegaConf.load(beside(part, ".metrics.json")).seconds for part in parts)
+    done = [json.loads(beside(part, ".metrics.json").read_text(encoding="utf-8")) for part in parts]
+    skipped = sum(metrics["n_skipped"] for metrics in done)
     metrics = write_metrics(
         out,
         lines,
@@ -60,8 +61,9 @@ def main(config: DictConfig) -> int:
         click_limit=whole.rollout.max_clicks,
         boundary=whole.boundary,
         seed=whole.seed,
-        seconds=seconds,
+        seconds=sum(metrics["seconds"] for metrics in done),
         n_skipped=skipped,
+        statistics=summed_counts(done),
     )
     publish(out, lines, build(whole.data), metrics, title=out.stem, report=whole.report, seed=whole.seed)
     print(format_metrics(metrics))

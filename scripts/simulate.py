@@ -29,6 +29,7 @@ def main(config: DictConfig) -> int:
         seed=config.seed,
         seconds=summary.seconds,
         n_skipped=len(summary.skipped),
+        statistics=summary.statistics,
     )
     if config.official_out is not None:
         write_official(config.official_out, read_trajectories(out))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,32 @@ def write_metrics(
     click_limit: int | None = None,
     boundary: bool = False,
     seed: int = 0,
+    statistics: dict[str, int] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Scores the trajectories in `lines` and writes `NAME.metrics.json` beside `out`; returns what it wrote.
 
-    facts: further flat keys (seconds, ...). Raises `ValueError` when there is nothing to score or a mask is broken.
+    statistics: what the segmenter counted (`run.RunSummary`); hit rates are added. facts: further flat keys (seconds,
+    ...). Raises `ValueError` when there is nothing to score or a mask is broken.
     """
     records = map(prediction_record, read_trajectories(lines))
     scores = score(records, protocol, click_limit=click_limit, boundary=boundary, seed=seed, where=str(lines))
-    metrics = scores.metrics() | facts
+    metrics = scores.metrics() | facts | with_hit_rates(statistics or {})
     write_text(beside(out, ".metrics.json"), json.dumps(metrics, indent=1) + "\n")
     return metrics
+
+
+def with_hit_rates(counts: dict[str, int]) -> dict[str, float]:
+    """Counts of a segmenter's embeddings -> the same and `embed_*_hit_rate`, shares of those asked for, in `[0, 1]`."""
+    asked = counts.get("embed_images", 0)
+    hits = {key: count for key, count in counts.items() if key.endswith("_hits")}
+    return counts | {key.replace("_hits", "_hit_rate"): count / asked for key, count in hits.items() if asked}
+
+
+def summed_counts(parts: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Metrics of the shards of one run -> the counts of its segmenter's embeddings, hit rates left out."""
+    keys = [key for key in parts[0] if key.startswith("embed_") and not key.endswith("_hit_rate")]
+    return {key: sum(part.get(key, 0) for part in parts) for key in keys}
 
 
 def image_loader(dataset: Dataset) -> Callable[[Trajectory], np.ndarray]:

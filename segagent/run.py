@@ -45,6 +45,7 @@ class RunSummary:
     """What a run did.
 
     skipped: why samples could not be loaded (with `on_error=skip`). seconds: wall time. who: policy and segmenter.
+    statistics: what the segmenter counted, if it counts (`ClickSegmenter`).
     """
 
     who: str = ""
@@ -52,6 +53,7 @@ class RunSummary:
     resumed: int = 0
     seconds: float = 0.0
     skipped: list[str] = field(default_factory=list)
+    statistics: dict[str, int] = field(default_factory=dict)
 
 
 def _load(dataset: Dataset, indices: Sequence[int], skip: bool, summary: RunSummary) -> Iterator[Sample]:
@@ -114,6 +116,8 @@ def run(
                 summary.written += len(trajectories)
                 progress.update(len(trajectories))
     summary.seconds = time.perf_counter() - began
+    if hasattr(environment.segmenter, "statistics"):
+        summary.statistics = environment.segmenter.statistics()
     return summary
 
 

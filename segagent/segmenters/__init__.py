@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segagent.segmenters.graphcut import GraphCut
+    from segagent.segmenters.sam import Sam
+    from segagent.segmenters.sam2 import Sam2
+    from segagent.segmenters.sam3tracker import Sam3Tracker
+    from segagent.segmenters.samhq import SamHq
     from segagent.segmenters.simpleclick import SimpleClick
 
-__all__ = ["GraphCut", "SimpleClick"]
+__all__ = ["GraphCut", "Sam", "Sam2", "Sam3Tracker", "SamHq", "SimpleClick"]
 
 
 def __getattr__(name: str) -> Any:

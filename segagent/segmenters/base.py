@@ -18,7 +18,8 @@ class ClickSegmenter(Protocol):
     """What every segmenter offers; `tests/segmenters/test_contract.py` holds each member to it.
 
     accepts_boxes: whether a box may be given. waives_click_points: empty when the mask is promised to contain every
-    positive click and no negative one; otherwise the reason why it is not promised.
+    positive click and no negative one; otherwise the reason why it is not promised. A member that keeps embeddings may
+    also offer `statistics()`: counts under flat keys that begin with `embed_`, which a run adds to its metrics.
     """
 
     accepts_boxes: bool
