@@ -49,7 +49,9 @@ def likeness(pixels: Tensor, points: Tensor) -> Tensor:
     rows_near = (y[..., None] + near).clamp(0, height - 1)[..., :, None]
     columns_near = (x[..., None] + near).clamp(0, width - 1)[..., None, :]
     places = (rows_near * width + columns_near).flatten(1)
-    colors = pixels.flatten(2).gather(2, places[:, None].expand(-1, 3, -1)).view(batch, 3, rows, 9).mean(3)  # [B, 3, 2P]
+    colors = (
+        pixels.flatten(2).gather(2, places[:, None].expand(-1, 3, -1)).view(batch, 3, rows, 9).mean(3)
+    )  # [B, 3, 2P]
     flat = pixels.flatten(2)
     # |p - c|^2 = |p|^2 - 2 p c + |c|^2: a small matrix product instead of all differences, [B, 2P, 3, H, W]; the part
     # of the pixel alone comes after the minimum, and unused rows are as far as can be.

@@ -1,0 +1,149 @@
+"""Weight files of a checkpoint folder -> tensors one by one -> a network; and back. Runs nothing that is in a file.
+
+Read: `model.safetensors`, `pytorch_model.bin`, or shards of either with their index file. Written: safetensors only.
+A network is made without storage (on torch's `meta` device) and filled tensor by tensor on the device it stays on, so
+that a model never takes more than its own size.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+
+
+def read_config(folder: str | Path) -> dict:
+    """`config.json` of a checkpoint folder. Raises `ValueError` when there is none or it is no JSON object."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder}: has no config.json; give the folder of a checkpoint")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: holds {type(config).__name__}, expected an object with settings")
+    return config
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The weight files of a checkpoint folder, in order.
+
+    Raises `ValueError` when there are none, or a shard that the index names is missing.
+    """
+    folder = Path(folder)
+    for name in _SINGLE:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing:
+                raise ValueError(f"{folder}: {index.name} names {missing[0]}, which is not there; download it again")
+            return [folder / shard for shard in shards]
+        if (folder / name).is_file():
+            return [folder / name]
+    raise ValueError(f"{folder}: has no weights (model.safetensors, pytorch_model.bin, or shards with an index file)")
+
+
+def read_tensors(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
+    """Every (key, tensor) of a checkpoint folder; one shard is open at a time, nothing is unpickled but tensors."""
+    for path in weight_files(folder):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as file:
+                    for key in file.keys():  # noqa: SIM118 (not a dict)
+                        yield key, file.get_tensor(key)
+            else:
+                yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+        except (SafetensorError, RuntimeError, OSError, AttributeError) as error:
+            raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); download it again") from None
+
+
+def read_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """Key -> shape, without reading the numbers."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as file:
+                    shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            else:
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                shapes |= {key: tuple(tensor.shape) for key, tensor in content.items()}
+        except (SafetensorError, RuntimeError, OSError, AttributeError) as error:
+            raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); download it again") from None
+    return shapes
+
+
+def fill(
+    network: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    where: str | Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> list[str]:
+    """Gives a network that was made on `meta` its parameters, on `device` in `dtype` (None: as stored).
+
+    Returns the keys it has no use for, and reports them. Raises `ValueError` naming the first tensor that is missing or
+    has another shape.
+    """
+    expected = {name: parameter.shape for name, parameter in network.named_parameters(remove_duplicate=False)}
+    trained = {name: parameter.requires_grad for name, parameter in network.named_parameters(remove_duplicate=False)}
+    tied = _tied(network)
+    unused, left = [], set(expected)
+    for name, tensor in tensors:
+        if name not in expected:
+            unused.append(name)
+            continue
+        if tensor.shape != expected[name]:
+            raise ValueError(
+                f"{where}: {name} is {list(tensor.shape)}, the architecture in config.json needs {list(expected[name])}"
+            )
+        value = nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=trained[name])
+        for alias in tied.get(name, (name,)):
+            module, _, leaf = alias.rpartition(".")
+            setattr(network.get_submodule(module), leaf, value)
+            left.discard(alias)
+    if left:
+        raise ValueError(
+            f"{where}: {len(left)} tensors are missing, the first is {min(left)}; is this the whole model?"
+        )
+    if unused:
+        logger.info("%s: %d tensors are not used here and were skipped: %s", where, len(unused), summary(unused))
+    return unused
+
+
+def _tied(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Name -> all names of the same parameter."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return {name: tuple(names) for names in groups.values() for name in names}
+
+
+def summary(keys: Iterable[str]) -> str:
+    """Keys by their first parts: "mask_extractor (16), model.norm (1)"."""
+    heads = Counter(re.split(r"\.\d+\.", key)[0].removesuffix(".weight").removesuffix(".bias") for key in keys)
+    shown = [f"{head} ({count})" for head, count in sorted(heads.items())]
+    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+
+
+def write_folder(folder: str | Path, config: dict, tensors: dict[str, Tensor]) -> None:
+    """Writes `config.json` and safetensors (shards of 5 GB with an index where it is larger)."""
+    from huggingface_hub import save_torch_state_dict  # brings an HTTP client along, which reading never needs
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    save_torch_state_dict({key: tensor.detach().cpu() for key, tensor in tensors.items()}, folder)
