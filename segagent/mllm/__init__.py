@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segagent.mllm.osprey import Osprey
+    from segagent.mllm.qwen_vl_chat import QwenVLChat
 
 _MODULES = {
     "Osprey": "osprey",
+    "QwenVLChat": "qwen_vl_chat",
 }
-__all__ = ["Osprey"]
+__all__ = ["Osprey", "QwenVLChat"]
 
 
 def __getattr__(name: str) -> Any:

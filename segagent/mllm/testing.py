@@ -9,11 +9,16 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import torch
 from sentencepiece import SentencePieceTrainer
 
 from segagent.dialogue import load_dialogue
 from segagent.mllm.osprey import Osprey
 from segagent.mllm.osprey_network import OspreyConfig, file_config, file_tensors, new_network
+from segagent.mllm.qwen_network import QwenConfig, QwenNetwork
+from segagent.mllm.qwen_network import file_tensors as file_tensors_of_qwen
+from segagent.mllm.qwen_tokenizer import QwenTokenizer
+from segagent.mllm.qwen_vision import QwenVisionConfig
 from segagent.mllm.sentencepiece_tokenizer import SentencePieceTokenizer
 from segagent.mllm.weights import write_folder
 from segagent.mllm.word_tokenizer import WordTokenizer
@@ -34,6 +39,25 @@ TINY_NANO = OspreyConfig(
     visual_norm=True,
     positions="learnt",
     template="{prompt}{image}",
+)
+TINY_QWEN = QwenConfig(
+    vocab_size=480,
+    hidden_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=256,
+    seq_length=2048,
+    visual=QwenVisionConfig(
+        image_size=56,
+        patch_size=14,
+        width=64,
+        layers=2,
+        heads=4,
+        mlp_ratio=4.9231,
+        output_dim=128,
+        image_start_id=256 + 3 + 205 + 6,
+        n_queries=16,
+    ),
 )
 
 
@@ -90,3 +114,13 @@ def _sentencepiece() -> bytes:
         minloglevel=2,
     )
     return model.getvalue()
+
+
+def write_qwen_vl_chat(folder: str | Path, *, seed: int = 0) -> None:
+    """A folder as Qwen-VL-Chat's: fused weights, qwen.tiktoken (of single bytes), 56x56 pixels and 16 queries."""
+    tokenizer = QwenTokenizer({bytes([byte]): byte for byte in range(256)})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = QwenNetwork(TINY_QWEN)
+    write_folder(folder, TINY_QWEN.to_file(), dict(file_tensors_of_qwen(network)))
+    tokenizer.save(folder)

@@ -47,7 +47,7 @@ class WordTokenizer:
         return (self.end,)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without begin and end. Words are found in lower case too, and without the blank before them."""
+        """Ids of a text, without begin and end. Words are found in lower case too, and with no blank before them."""
         tokens: list[int] = []
         at = 0
         while at < len(text):

@@ -45,7 +45,7 @@ def recorded_state():
     def state(data):
         seed, prefix = int(data["weight_seed"]), str(data.get("key_prefix", ""))
         return {
-            prefix + key: torch.from_numpy(value_of(key, tuple(shape), seed))
+            prefix + key: torch.from_numpy(value_of(prefix + key, tuple(shape), seed))
             for key, shape in data["state_dict_shapes"].items()
         }
 
@@ -56,9 +56,9 @@ def recorded_state():
 def folders(tmp_path_factory):
     """name -> folder of a tiny checkpoint; not to be written to."""
     root = tmp_path_factory.mktemp("mllm")
-    for name in ("nano", "osprey"):
+    for name in ("nano", "osprey", "qwen_vl_chat"):
         getattr(testing, f"write_{name}")(root / name)
-    return {name: root / name for name in ("nano", "osprey")}
+    return {name: root / name for name in ("nano", "osprey", "qwen_vl_chat")}
 
 
 @pytest.fixture
