@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from segagent.devices import torch_device
 from segagent.dialogue import Observation
+from segagent.mllm.files import read_config
 from segagent.mllm.local import LocalMLLM, Tokenizer, torch_dtype
 from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.osprey_network import (
@@ -29,7 +30,7 @@ from segagent.mllm.osprey_network import (
 )
 from segagent.mllm.pixels import clip_pixels
 from segagent.mllm.sentencepiece_tokenizer import SentencePieceTokenizer
-from segagent.mllm.weights import fill, read_config, read_shapes, read_tensors, write_folder
+from segagent.mllm.weights import fill, read_shapes, read_tensors, write_folder
 from segagent.mllm.word_tokenizer import FILE_NAME as WORDS_FILE
 from segagent.mllm.word_tokenizer import WordTokenizer
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from segagent.devices import torch_device
 from segagent.dialogue import Observation
+from segagent.mllm.files import read_config
 from segagent.mllm.local import LocalMLLM, torch_dtype
 from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.pixels import clip_pixels
 from segagent.mllm.qwen_network import QwenConfig, QwenNetwork, file_tensors, from_file_tensors
 from segagent.mllm.qwen_tokenizer import QwenTokenizer
-from segagent.mllm.weights import fill, read_config, read_tensors, write_folder
+from segagent.mllm.weights import fill, read_tensors, write_folder
 
 
 class QwenVLChat(LocalMLLM):
