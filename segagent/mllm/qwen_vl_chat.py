@@ -23,6 +23,15 @@ from segagent.mllm.qwen_tokenizer import QwenTokenizer
 from segagent.mllm.weights import fill, read_tensors, write_folder
 
 
+def _check_ids(config: QwenConfig, tokenizer: QwenTokenizer, where: str | Path) -> None:
+    start, found = config.visual.image_start_id, tokenizer.ids["<img>"]
+    if found != start or tokenizer.size > config.vocab_size:
+        raise ValueError(
+            f"{where}: the tokenizer has {tokenizer.size} tokens and <img> as {found}; the network embeds "
+            f"{config.vocab_size} and expects it as {start}: they are of different checkpoints"
+        )
+
+
 class QwenVLChat(LocalMLLM):
     """network, tokenizer: they must agree on the ids of the image marks. The rest: see `LocalMLLM`.
 
@@ -38,12 +47,7 @@ class QwenVLChat(LocalMLLM):
         max_batch: int = 32,
         device: str = "auto",
     ) -> None:
-        start = network.config.visual.image_start_id
-        if tokenizer.ids["<img>"] != start or tokenizer.size > network.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.size} tokens and <img> as {tokenizer.ids['<img>']}; the network embeds "
-                f"{network.config.vocab_size} and expects it as {start}: they are of different checkpoints"
-            )
+        _check_ids(network.config, tokenizer, "QwenVLChat")
         super().__init__(
             network=network,
             tokenizer=tokenizer,
@@ -72,6 +76,7 @@ class QwenVLChat(LocalMLLM):
         values = read_config(path)
         config = QwenConfig.from_file(values, str(path / "config.json"))
         tokenizer = QwenTokenizer.load(path)
+        _check_ids(config, tokenizer, path)
         placed = torch_device(device)
         with torch.device("meta"):
             network = QwenNetwork(config)
@@ -79,16 +84,13 @@ class QwenVLChat(LocalMLLM):
             network, from_file_tensors(read_tensors(path)), where=path, device=placed, dtype=torch_dtype(dtype, placed)
         )
         network.renew_rotary()
-        try:
-            return cls(
-                network=network,
-                tokenizer=tokenizer,
-                dialogue=dialogue or values.get("dialogue", "released_qwen"),
-                max_batch=max_batch,
-                device=device,
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return cls(
+            network=network,
+            tokenizer=tokenizer,
+            dialogue=dialogue or values.get("dialogue", "released_qwen"),
+            max_batch=max_batch,
+            device=device,
+        )
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json, safetensors and the tokenizer as released: query, key and value fused."""

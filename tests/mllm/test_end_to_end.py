@@ -64,6 +64,20 @@ def test_replies_that_can_be_read_become_clicks(command, folders, tmp_path, name
         assert all(a.text.startswith(POINTS[name]) and a.log_prob < 0 for a in actions)
 
 
+def test_a_run_is_the_same_for_any_batch_size_and_after_a_resume(command, folders, tmp_path):
+    settings = (
+        "policy=agent", f"mllm={folders['nano']}", "device=cpu", "data.limit=3", "simulate.max_clicks=2",
+        "policy.temperature=1.0", "policy.max_new_tokens=6", f'policy.prefix="{POINTS["nano"]}"',
+    )  # fmt: skip
+    whole, single = tmp_path / "whole.jsonl", tmp_path / "single.jsonl"
+    assert command("simulate.py", *settings, f"out={whole}", "batch_size=3")[0] == 0
+    assert command("simulate.py", *settings, f"out={single}", "batch_size=1")[0] == 0
+    assert single.read_bytes() == whole.read_bytes()
+    single.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:1]))
+    assert command("simulate.py", *settings, f"out={single}", "batch_size=2", "resume=true")[0] == 0
+    assert single.read_bytes() == whole.read_bytes()
+
+
 def test_a_prompt_over_the_limit_stops_the_run_with_its_reason(command, folders, tmp_path):
     short = shutil.copytree(folders["nano"], tmp_path / "short")
     config = json.loads((short / "config.json").read_text())
