@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
+_UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, AttributeError)
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -31,7 +34,10 @@ def weight_files(folder: str | Path) -> list[Path]:
     for name in _SINGLE:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{index}: not an index of shards (no 'weight_map'); download it again") from None
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise ValueError(f"{folder}: {index.name} names {missing[0]}, which is not there; download it again")
@@ -51,8 +57,8 @@ def read_tensors(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
                         yield key, file.get_tensor(key)
             else:
                 yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
-        except (SafetensorError, RuntimeError, OSError, AttributeError) as error:
-            raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); download it again") from None
+        except _UNREADABLE as error:
+            raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
 
 
 def read_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
@@ -66,8 +72,8 @@ def read_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
             else:
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 shapes |= {key: tuple(tensor.shape) for key, tensor in content.items()}
-        except (SafetensorError, RuntimeError, OSError, AttributeError) as error:
-            raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); download it again") from None
+        except _UNREADABLE as error:
+            raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
     return shapes
 
 
@@ -125,11 +131,27 @@ def summary(keys: Iterable[str]) -> str:
     return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
 
 
-def write_folder(folder: str | Path, config: dict, tensors: dict[str, Tensor]) -> None:
-    """Writes `config.json` and safetensors (shards of 5 GB with an index where it is larger)."""
-    from huggingface_hub import save_torch_state_dict  # brings an HTTP client along, which reading never needs
-
+def write_folder(folder: str | Path, config: dict, tensors: dict[str, Tensor], *, shard_bytes: int = 5 * 10**9) -> None:
+    """Writes `config.json` and `model.safetensors`, or shards with an index where that would exceed `shard_bytes`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    save_torch_state_dict({key: tensor.detach().cpu() for key, tensor in tensors.items()}, folder)
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for key, tensor in tensors.items():
+        if shards[-1] and filled + tensor.nbytes > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][key] = tensor
+        filled += tensor.nbytes
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = _SINGLE[0] if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        # Tensors that share memory (parts of a fused one) must be written apart.
+        save_file(
+            {key: tensor.detach().cpu().clone() for key, tensor in shard.items()}, folder / name, {"format": "pt"}
+        )
+        places |= dict.fromkeys(shard, name)
+    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())}, "weight_map": places}
+    if len(shards) > 1:
+        (folder / f"{_SINGLE[0]}.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
