@@ -18,18 +18,37 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segagent.configuration import CONFIG_DIR, compose_config, names
+from segagent.mllm.families import family_of
 
 # Keys that change how a run is done, not what it makes: a resumed run may differ in them.
 RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device")
+
+
+def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
+    """`mllm=FOLDER` -> the family that its config.json names, and its path; other settings come back as they are.
+
+    Raises `ValueError` when it is neither a named config nor a folder of a family that there is.
+    """
+    expanded: list[str] = []
+    for argument in arguments:
+        group, _, value = argument.partition("=")
+        if group != "mllm" or value in ("", "null", *names("mllm")):
+            expanded.append(argument)
+            continue
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+        expanded += [f"mllm={family_of(value)}", f'mllm.path="{quoted}"']
+    return expanded
 
 
 def _usage(entry: str, about: str) -> str:
     groups = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())
     listed = "\n".join(f"  {group}={'|'.join(names(group))}" for group in groups)
     defaults = OmegaConf.to_yaml(compose_config(entry))
-    return (
-        f"{about.strip()}\n\nGive settings as key=value. Groups:\n{listed}\n\nSettings and their defaults:\n{defaults}"
+    heads = (
+        "Give settings as key=value. Groups (mllm takes the folder of a checkpoint too):",
+        "Settings and defaults:",
     )
+    return f"{about.strip()}\n\n{heads[0]}\n{listed}\n\n{heads[1]}\n{defaults}"
 
 
 def _explain(error: Exception) -> str:
@@ -53,7 +72,8 @@ def run_entry(main: Callable[[DictConfig], int], entry: str, about: str) -> None
         if any(argument in ("-h", "--help") for argument in arguments):
             print(_usage(entry, about))
             sys.exit(0)
-        config = compose_config(entry, [argument for argument in arguments if argument != "--config"])
+        settings = expand_checkpoints([argument for argument in arguments if argument != "--config"])
+        config = compose_config(entry, settings)
         OmegaConf.resolve(config)
         missing = sorted(OmegaConf.missing_keys(config))
         if "--config" in arguments:

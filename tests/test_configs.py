@@ -29,7 +29,7 @@ def test_entries_compose_and_ask_for_their_output_only(entry):
 
 @pytest.mark.parametrize("group, name", [(group, name) for group in GROUPS for name in names(group)])
 def test_every_named_config_builds_or_says_what_it_needs(group, name):
-    config = OmegaConf.merge({"seed": 0, "device": "cpu"}, {group: load_named(group, name)})
+    config = OmegaConf.merge({"seed": 0, "device": "cpu", "mllm": None}, {group: load_named(group, name)})
     missing = OmegaConf.missing_keys(config)
     if missing:
         assert group == "data" or missing == {f"{group}.path"}, "only data, and members with weights, need paths"
@@ -37,7 +37,7 @@ def test_every_named_config_builds_or_says_what_it_needs(group, name):
     try:
         built = build(config[group])
     except ValueError as error:
-        assert "give data.root" in str(error)
+        assert "give data.root" in str(error) or "say mllm=NAME" in str(error)
     else:
         assert type(built).__module__.startswith("segagent.")
 
@@ -51,10 +51,13 @@ def test_entries_take_any_member_of_their_groups(entry, group):
 
 
 def arguments_of(target):
-    """Keyword arguments of a class, or of a class made by its `from_checkpoint`."""
+    """Keyword arguments of a class, or of its `from_checkpoint` (whose `**options` are those of the class)."""
     path = target.removesuffix(".from_checkpoint")
     found = set(inspect.signature(get_class(path)).parameters)
-    return (found - {"network"}) | {"path"} if path != target else found
+    if path == target:
+        return found
+    made = inspect.signature(get_class(path).from_checkpoint).parameters
+    return (set(made) | (found - {"network"} if "options" in made else set())) - {"options"}
 
 
 @pytest.mark.parametrize("group, name", [(group, name) for group in GROUPS for name in names(group)])
@@ -65,7 +68,7 @@ def test_a_config_states_every_argument_of_its_class(group, name):
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="no policy 'best'; there are center, noisy_oracle, oracle, random"):
+    with pytest.raises(ValueError, match="no policy 'best'; there are agent, center, noisy_oracle, oracle, random"):
         load_named("policy", "best")
 
 

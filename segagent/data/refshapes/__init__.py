@@ -5,5 +5,6 @@ grammar -> meaning -> language (texts, each proved to single out its target) -> 
 """
 
 from segagent.data.refshapes.dataset import RefShapes
+from segagent.data.refshapes.grammar import description_words
 
-__all__ = ["RefShapes"]
+__all__ = ["RefShapes", "description_words"]

@@ -128,6 +128,14 @@ def _tables(before: bool) -> Iterator[tuple[str, Mapping[str, object]]]:
 
 
 _BEFORE, _AFTER = dict(_tables(True)), dict(_tables(False))
+_LINKS = ("that is", "which is")
+
+
+def description_words() -> tuple[str, ...]:
+    """Every word that a referring expression may hold, sorted: what the tokenizer of a small model must know."""
+    phrases = [*_ARTICLES, *_ANY_NOUN, *_NOUNS, *_LINKS, "and"]
+    phrases += [phrase for tables in (_BEFORE, _AFTER) for table in tables.values() for phrase in table]
+    return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
 
 def parse(text: str) -> Phrase:
@@ -151,11 +159,11 @@ def _phrase(words: _Words, top: bool) -> Phrase:
     elif not words.accept(*_ANY_NOUN):
         raise words.error("a color, size, pattern, place or noun")
     while True:
-        words.accept("that is", "which is")
+        words.accept(*_LINKS)
         if not _modifier(words, _AFTER, said, relations):
             break
     while top and words.accept("and"):
-        words.accept("that is", "which is")
+        words.accept(*_LINKS)
         if not _modifier(words, {"relation": _RELATIONS}, said, relations):
             raise words.error("a relation after 'and'")
     number, edge = said.pop("number", None), said.pop("edge", None)

@@ -1,0 +1,89 @@
+"""The policy that is a multimodal LLM: states -> what it sees and is asked -> its replies -> actions.
+
+It sees the picture with the mask painted on it and the description; neither the clicks so far nor the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segagent.dialogue import load_dialogue
+from segagent.environment import stable_generator
+from segagent.mllm.base import MLLM, Completion
+from segagent.types import Action, EndReason, State
+
+SOURCE = "agent"
+
+
+class Agent:
+    """mllm: see `mllm.base.MLLM`. dialogue: name of the one it is spoken to in, None for its checkpoint's own.
+
+    temperature: of sampling; at 0 all candidates of a state are alike, and one is returned. max_new_tokens: of a reply.
+    prefix: what every reply begins with, as if the model had said it. takes_boxes: a reply with a box and no point is
+    a box action; otherwise it counts as unparsable. seed: of sampling; a state's samples follow from it, the sample and
+    the clicks so far.
+    """
+
+    def __init__(
+        self,
+        *,
+        mllm: MLLM | None,
+        dialogue: str | None = None,
+        temperature: float = 0.0,
+        max_new_tokens: int = 64,
+        prefix: str = "",
+        takes_boxes: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if mllm is None:
+            raise ValueError("policy=agent: no model given; say mllm=NAME or mllm=FOLDER (--help lists the names)")
+        named = dialogue or mllm.dialogue
+        if named is None:
+            raise ValueError("policy=agent: the checkpoint names no dialogue; say policy.dialogue=NAME")
+        self.mllm, self.dialogue = mllm, load_dialogue(named)
+        self.temperature, self.max_new_tokens = temperature, max_new_tokens
+        self.prefix, self.takes_boxes, self.seed = prefix, takes_boxes, seed
+
+    def propose(
+        self, states: Sequence[State], num_candidates: int = 1, prefixes: Sequence[str] | None = None
+    ) -> list[list[Action]]:
+        """See `Policy.propose`; all candidates of all states are sampled in one call, duplicates kept.
+
+        prefixes: what the reply to each state begins with (a box, a predicted IoU), instead of `prefix`. An action's
+        text includes it, its log-probability does not.
+        """
+        prefixes = [self.prefix] * len(states) if prefixes is None else prefixes
+        observations = [self.dialogue.observe(state.sample.image, state.mask, state.sample.text) for state in states]
+        replies = self.mllm.generate(
+            observations,
+            prefixes=prefixes if any(prefixes) else None,
+            num_samples=1 if self.temperature == 0 else num_candidates,
+            temperature=self.temperature,
+            seeds=[self._seed(state) for state in states],
+            max_new_tokens=self.max_new_tokens,
+        )
+        return [
+            [self.read(state, prefix, completion) for completion in completions]
+            for state, prefix, completions in zip(states, prefixes, replies, strict=True)
+        ]
+
+    def read(self, state: State, prefix: str, completion: Completion) -> Action:
+        """The action that a reply stands for; one that cannot be read ends the trajectory and keeps its text."""
+        text = prefix + completion.text
+        reply = self.dialogue.parse(text, width=state.sample.width, height=state.sample.height)
+        facts = {
+            "text": text,
+            "predicted_iou": reply.predicted_iou,
+            # Rounded, because its last digits depend on what else was in the batch.
+            "log_prob": None if completion.log_prob is None else round(completion.log_prob, 3),
+            "source": SOURCE,
+        }
+        if reply.click is not None:
+            return Action(click=reply.click, **facts)
+        if reply.box is not None and self.takes_boxes:
+            return Action(box=reply.box, **facts)
+        return Action(end=EndReason.FINISHED if reply.finished else EndReason.UNPARSABLE, **facts)
+
+    def _seed(self, state: State) -> int:
+        random = stable_generator(SOURCE, self.seed, state.sample.sample_id, state.clicks, state.box)
+        return int(random.integers(2**63))

@@ -1,0 +1,134 @@
+"""Checkpoint folders in the real format through the commands, as a user runs them."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from segagent.data.trajectories import read_trajectories
+from segagent.entry import expand_checkpoints
+from segagent.mllm.families import family_of
+from segagent.types import EndReason
+
+ROOT = Path(__file__).resolve().parents[2]
+POINTS = {
+    "nano": "Current IOU: 7, Positive point: (500, 250)",
+    "osprey": "Current IOU: 7.0, Positive point: (0.500, 0.250)",
+    "qwen_vl_chat": "Positive point: (250, 500)",
+}
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """(script, settings) -> (exit code, stdout, stderr), run in this process to import torch once."""
+
+    def call(script, *settings):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, settings)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_every_family_is_evaluated_from_its_folder(command, folders, tmp_path, name):
+    """Random weights answer prose: the run goes on, every reply is kept and counted."""
+    out = tmp_path / "noise.json"
+    settings = ("policy=agent", f"mllm={folders[name]}", "device=cpu", "data.limit=3", "policy.max_new_tokens=12")
+    code, shown, _ = command("evaluate.py", *settings, f"out={out}", "batch_size=2")
+    assert code == 0 and "3 ended by an unparsable reply (counted)" in shown
+    metrics = json.loads((tmp_path / "noise.metrics.json").read_text())
+    assert metrics["n"] == metrics["n_unparsable"] == 3
+    trajectories = list(read_trajectories(tmp_path / "noise.trajectories.jsonl"))
+    assert all(t.end_reason is EndReason.UNPARSABLE and t.end_text is not None for t in trajectories)
+    assert (tmp_path / "noise.html").is_file()
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_replies_that_can_be_read_become_clicks(command, folders, tmp_path, name):
+    """A forced reply stands in for training; whatever is said after it, the click is where it says."""
+    out = tmp_path / "clicks.jsonl"
+    code, _, error = command(
+        "simulate.py", "policy=agent", f"mllm={folders[name]}", "device=cpu", "data.limit=2", "simulate.max_clicks=2",
+        "simulate.tau_stop=null", "policy.max_new_tokens=1", f'policy.prefix="{POINTS[name]}"', f"out={out}",
+    )  # fmt: skip
+    assert code == 0, error
+    for trajectory in read_trajectories(out):
+        actions = [step.action for step in trajectory.steps]
+        assert [(a.click.x, a.click.y, a.click.is_positive) for a in actions] == [(128, 64, True)] * 2
+        assert all(a.text.startswith(POINTS[name]) and a.log_prob < 0 for a in actions)
+
+
+def test_a_run_is_the_same_for_any_batch_size_and_after_a_resume(command, folders, tmp_path):
+    settings = (
+        "policy=agent", f"mllm={folders['nano']}", "device=cpu", "data.limit=3", "simulate.max_clicks=2",
+        "policy.temperature=1.0", "policy.max_new_tokens=6", f'policy.prefix="{POINTS["nano"]}"',
+    )  # fmt: skip
+    whole, single = tmp_path / "whole.jsonl", tmp_path / "single.jsonl"
+    assert command("simulate.py", *settings, f"out={whole}", "batch_size=3")[0] == 0
+    assert command("simulate.py", *settings, f"out={single}", "batch_size=1")[0] == 0
+    assert single.read_bytes() == whole.read_bytes()
+    single.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:1]))
+    assert command("simulate.py", *settings, f"out={single}", "batch_size=2", "resume=true")[0] == 0
+    assert single.read_bytes() == whole.read_bytes()
+
+
+def test_a_prompt_over_the_limit_stops_the_run_with_its_reason(command, folders, tmp_path):
+    short = shutil.copytree(folders["nano"], tmp_path / "short")
+    config = json.loads((short / "config.json").read_text())
+    config["segagent"]["max_length"] = 19
+    (short / "config.json").write_text(json.dumps(config))
+    settings = ("policy=agent", f"mllm={short}", "device=cpu", "data.limit=4", f"out={tmp_path / 'x.json'}")
+    code, _, error = command("evaluate.py", *settings)
+    assert code == 2 and "tokens, Osprey reads at most 19; shorten the description" in error
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (("policy=agent",), "policy=agent: no model given; say mllm=NAME or mllm=FOLDER"),
+        (("policy=agent", "mllm=nanno"), "mllm=nanno: neither one of"),
+        (("policy=agent", "mllm=nano", "mllm.path=/no/such"), "/no/such: has no config.json"),
+        (("policy=agent", "mllm=qwen_vl_chat"), "mllm.path, policy.mllm.path: not given; say mllm.path=..."),
+        (("policy=agent", "mllm=EMPTY"), "has no config.json; give the folder of a checkpoint"),
+        (("policy=agent", "mllm=FOREIGN"), "model_type='bert' is of no family that is supported"),
+        (("policy=agent", "mllm=WEIGHTLESS"), "has no weights (model.safetensors"),
+    ],
+)
+def test_wrong_checkpoints_are_refused_in_one_line(command, folders, tmp_path, settings, message):
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FOREIGN").mkdir()
+    (tmp_path / "FOREIGN" / "config.json").write_text('{"model_type": "bert"}')
+    shutil.copytree(folders["osprey"], tmp_path / "WEIGHTLESS", ignore=shutil.ignore_patterns("*.safetensors"))
+    if "FOREIGN" in settings[-1] and family_or_none(tmp_path / "FOREIGN") == "transformers_vlm":
+        pytest.skip("another member takes every other model_type, and says itself what it cannot load")
+    placed = [s.replace("mllm=", f"mllm={tmp_path}/") if s[5:].isupper() else s for s in settings]
+    code, _, error = command("evaluate.py", *placed, f"out={tmp_path / 'x.json'}", "device=cpu")
+    assert code == 2 and error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+def family_or_none(folder):
+    try:
+        return family_of(folder)
+    except ValueError:
+        return None
+
+
+def test_a_folder_is_of_the_family_that_its_config_names(folders, tmp_path):
+    for name, folder in folders.items():
+        assert family_of(folder) == name
+    odd = shutil.copytree(folders["nano"], tmp_path / 'a "strange", name=1')
+    assert expand_checkpoints([f"mllm={odd}", "out=x"])[0] == "mllm=nano"
+    assert expand_checkpoints(["mllm=nano", "mllm=null"]) == ["mllm=nano", "mllm=null"]
+
+
+def test_a_folder_with_a_strange_name_is_found(command, folders, tmp_path):
+    odd = shutil.copytree(folders["nano"], tmp_path / 'a "strange", {name}=1')
+    out = tmp_path / "x.jsonl"
+    code, _, error = command("simulate.py", "policy=agent", f"mllm={odd}", "device=cpu", "data.limit=1", f"out={out}")
+    assert code == 0, error
