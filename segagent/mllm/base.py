@@ -38,9 +38,7 @@ class MLLM(Protocol):
 
     dialogue: str | None
 
-    def encode(
-        self, observations: Sequence[Observation], answers: Sequence[str] | None = None
-    ) -> Mapping[str, Tensor]:
+    def encode(self, observations: Sequence[Observation], answers: Sequence[str] | None = None) -> Mapping[str, Tensor]:
         """Tensors that the network takes, one row per observation.
 
         With answers (training): right-padded, `input_ids` and `attention_mask` `[B, L]` int64 and `labels` `[B, L]`
