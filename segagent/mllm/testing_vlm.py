@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights in the format of the hub: (family, folder) -> a folder that loads like a real one.
+"""Tiny checkpoints with random weights in the format of the hub: (family, folder) -> a folder as the real ones.
 
 Config, safetensors, tokenizer, chat template, image processor: everything is made here, nothing is fetched. For tests,
 and for trying a command before the real weights are there. The prompts that the templates make are those of the
@@ -59,8 +59,8 @@ _LLAVA_TEMPLATE = (
 ) % (_PARTS % "<image>\n")
 _SMOLVLM_TEMPLATE = (
     "<|im_start|>{%% for message in messages %%}{{ message['role'] | capitalize }}"
-    "{%% if message['content'][0]['type'] == 'image' %%}:{%% else %%}: {%% endif %%}%s<end_of_utterance>\n{%% endfor %%}"
-    "{%% if add_generation_prompt %%}Assistant:{%% endif %%}"
+    "{%% if message['content'][0]['type'] == 'image' %%}:{%% else %%}: {%% endif %%}%s<end_of_utterance>\n"
+    "{%% endfor %%}{%% if add_generation_prompt %%}Assistant:{%% endif %%}"
 ) % (_PARTS % "<image>")
 
 
@@ -86,7 +86,11 @@ def _byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def _qwen_tokenizer(extra: Sequence[str], **named: str) -> PreTrainedTokenizerBase:
     vocab, merges = _byte_pairs()
     tokenizer = Qwen2Tokenizer(
-        vocab=vocab, merges=merges, eos_token="<|im_end|>", pad_token="<|endoftext|>", extra_special_tokens=named or None
+        vocab=vocab,
+        merges=merges,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=named or None,
     )
     tokenizer.add_tokens([*_CHATML, *extra], special_tokens=True)
     return tokenizer
@@ -222,11 +226,13 @@ class Family:
     processor: dict[str, Any]
 
 
-def _qwen_pixels(patch_size: int, statistics: dict[str, Any]) -> dict[str, Any]:
+def _qwen_pixels(name: str, patch_size: int, bounds: tuple[str, str], statistics: dict[str, Any]) -> dict[str, Any]:
+    """bounds: the names of the bounds in the file, which differ between the releases."""
     side = 2 * patch_size
-    pixels = {"shortest_edge": 4 * side**2, "longest_edge": 24 * side**2}
+    pixels = {bounds[0]: 4 * side**2, bounds[1]: 24 * side**2}
     layout = {"patch_size": patch_size, "merge_size": 2, "temporal_patch_size": 2}
-    return {"image_processor_type": "Qwen2VLImageProcessor", "size": pixels, **layout, **statistics}
+    size = pixels if bounds[0] == "min_pixels" else {"size": pixels}
+    return {"image_processor_type": name, **size, **layout, **statistics}
 
 
 FAMILIES = {
@@ -234,21 +240,21 @@ FAMILIES = {
         lambda: _qwen_tokenizer(_QWEN_VISION),
         _qwen2_vl,
         _chatml(_QWEN_PART, _DEFAULT_SYSTEM),
-        _qwen_pixels(14, _CLIP),
+        _qwen_pixels("Qwen2VLImageProcessor", 14, ("min_pixels", "max_pixels"), _CLIP),
         {"processor_class": "Qwen2VLProcessor"},
     ),
     "qwen2_5_vl": Family(
         lambda: _qwen_tokenizer(_QWEN_VISION),
         _qwen2_5_vl,
         _chatml(_QWEN_PART, _DEFAULT_SYSTEM),
-        _qwen_pixels(14, _CLIP),
+        _qwen_pixels("Qwen2VLImageProcessor", 14, ("min_pixels", "max_pixels"), _CLIP),
         {"processor_class": "Qwen2_5_VLProcessor"},
     ),
     "qwen3_vl": Family(
         lambda: _qwen_tokenizer(_QWEN_VISION),
         _qwen3_vl,
         _chatml(_QWEN_PART),
-        _qwen_pixels(16, _HALF),
+        _qwen_pixels("Qwen2VLImageProcessorFast", 16, ("shortest_edge", "longest_edge"), _HALF),
         {"processor_class": "Qwen3VLProcessor"},
     ),
     "llava": Family(
@@ -329,8 +335,10 @@ def write_tiny_checkpoint(family: str, folder: str | Path, *, seed: int = 0) -> 
     tokenizer = made.tokenizer()
     tokenizer.chat_template = made.template
     tokenizer.save_pretrained(folder)
-    network = AutoModelForImageTextToText.from_config(made.config(tokenizer))
-    _enliven(network, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = AutoModelForImageTextToText.from_config(made.config(tokenizer))
+        _enliven(network)
     network.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -341,10 +349,9 @@ def write_tiny_checkpoint(family: str, folder: str | Path, *, seed: int = 0) -> 
 
 
 @torch.no_grad()
-def _enliven(network: nn.Module, seed: int) -> None:
+def _enliven(network: nn.Module) -> None:
     """Weights large enough that replies differ with the picture; the usual small ones repeat one token."""
-    generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         if parameter.ndim >= 2:
             spread = 1.5 / math.sqrt(parameter[0].numel())
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+            parameter.copy_(torch.randn_like(parameter) * spread)

@@ -153,9 +153,7 @@ class TransformersVLM:
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
-    def encode(
-        self, observations: Sequence[Observation], answers: Sequence[str] | None = None
-    ) -> Mapping[str, Tensor]:
+    def encode(self, observations: Sequence[Observation], answers: Sequence[str] | None = None) -> Mapping[str, Tensor]:
         """See `MLLM.encode`; on the CPU. With the pixels and whatever else the network takes."""
         if not observations:
             raise ValueError("no observations: a batch has at least one")
@@ -174,9 +172,7 @@ class TransformersVLM:
         self._check_length(batch["attention_mask"], reserved=0)
         return batch
 
-    def _tensors(
-        self, observations: Sequence[Observation], texts: Sequence[str], *, side: str
-    ) -> dict[str, Tensor]:
+    def _tensors(self, observations: Sequence[Observation], texts: Sequence[str], *, side: str) -> dict[str, Tensor]:
         bos = self.processor.tokenizer.bos_token
         batch = self.processor(
             images=[Image.fromarray(observation.image) for observation in observations],

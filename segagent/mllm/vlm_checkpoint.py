@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def find_checkpoint(path: str | Path, base: str | None) -> Checkpoint:
 
 def _check_whole(path: Path) -> None:
     if not (path / "config.json").is_file():
-        raise ValueError(f"{path}: has no config.json, so it is no checkpoint of a model (nor {_ADAPTER} of an adapter)")
+        raise ValueError(
+            f"{path}: has no config.json, so it is no checkpoint of a model (nor {_ADAPTER} of an adapter)"
+        )
     if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
         raise ValueError(f"{path}: has no weights (model*.safetensors or pytorch_model*.bin); was the copy finished?")
 
@@ -97,7 +100,11 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(checkpoint.base, trust_remote_code=False)
     except ValueError as error:
-        raise ValueError(f"{checkpoint.base}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{checkpoint.base}: {_first_line(error)}") from None
+    except OSError as error:
+        raise OSError(
+            f"{checkpoint.base}: no folder here, and not to be had from the hub: {_first_line(error)}"
+        ) from None
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise ValueError(
             f"{checkpoint.base}: model_type {config.model_type!r} is no model that reads a picture and writes text"
@@ -165,7 +172,10 @@ def _placement(dtype: str, quantization: str, device_map: str | None) -> dict[st
 
 def _with_adapter(network: nn.Module, adapter: Path, merge: bool) -> nn.Module:
     try:
-        adapted = PeftModel.from_pretrained(network, str(adapter))
-    except (RuntimeError, KeyError, ValueError, SafetensorError) as error:
+        with warnings.catch_warnings():
+            # peft only warns of layers for which the adapter has no weights, and leaves them untouched.
+            warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
+            adapted = PeftModel.from_pretrained(network, str(adapter))
+    except (RuntimeError, KeyError, ValueError, SafetensorError, UserWarning) as error:
         raise ValueError(f"{adapter}: does not fit its base model: {_first_line(error)}") from None
     return adapted.merge_and_unload() if merge else adapted

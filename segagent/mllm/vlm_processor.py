@@ -37,7 +37,7 @@ class ImageBounds:
 
 
 def load_processor(checkpoint: Checkpoint, config: PreTrainedConfig, bounds: ImageBounds) -> ProcessorMixin:
-    """The checkpoint's processor with the size bounds set, without its video part.
+    """The checkpoint's processor with the size bounds set, without its video part; bounds may change `config` too.
 
     Raises `ValueError` when a part is missing or the tokenizer does not know the model's image token.
     """
@@ -67,7 +67,7 @@ def load_processor(checkpoint: Checkpoint, config: PreTrainedConfig, bounds: Ima
     except (AttributeError, TypeError, ImportError) as error:
         raise ValueError(f"{checkpoint.base}: tokenizer or processor files do not fit the model ({error})") from None
     _check_image_token(processor, config, checkpoint)
-    _set_bounds(image_processor, bounds)
+    _set_bounds(image_processor, config, bounds)
     return processor
 
 
@@ -127,7 +127,7 @@ def _reads_any_size(image_processor: Any) -> bool:
     return hasattr(image_processor, "merge_size") and hasattr(image_processor, "temporal_patch_size")
 
 
-def _set_bounds(image_processor: Any, bounds: ImageBounds) -> None:
+def _set_bounds(image_processor: Any, config: PreTrainedConfig, bounds: ImageBounds) -> None:
     if bounds.min_pixels is not None or bounds.max_pixels is not None:
         if not _reads_any_size(image_processor):
             raise _no_such_bound("min_pixels and max_pixels", "longest_side or max_tiles")
@@ -137,7 +137,7 @@ def _set_bounds(image_processor: Any, bounds: ImageBounds) -> None:
             raise _no_such_bound("longest_side", "min_pixels and max_pixels, or max_tiles")
         image_processor.size = {"longest_edge": bounds.longest_side}
     if bounds.max_tiles is not None:
-        _set_tiles(image_processor, bounds.max_tiles)
+        _set_tiles(image_processor, config, bounds.max_tiles)
     size, crop = image_processor.size, getattr(image_processor, "crop_size", None)
     if bounds.whole_image and getattr(image_processor, "do_center_crop", False) and size.get("shortest_edge"):
         image_processor.do_center_crop = False
@@ -161,7 +161,7 @@ def _set_pixels(image_processor: Any, bounds: ImageBounds) -> None:
     image_processor.size = {"shortest_edge": least, "longest_edge": most}
 
 
-def _set_tiles(image_processor: Any, most: int) -> None:
+def _set_tiles(image_processor: Any, config: PreTrainedConfig, most: int) -> None:
     """InternVL bounds their number, LLaVA-OneVision lists the grids it may choose from."""
     if most < 1:
         raise ValueError(f"mllm.max_tiles={most}: at least 1")
@@ -170,9 +170,9 @@ def _set_tiles(image_processor: Any, most: int) -> None:
     elif hasattr(image_processor, "image_grid_pinpoints"):
         grids = image_processor.image_grid_pinpoints
         tile = min(min(grid) for grid in grids)
-        image_processor.image_grid_pinpoints = [
-            grid for grid in grids if (grid[0] // tile) * (grid[1] // tile) <= most
-        ]
+        kept = [list(grid) for grid in grids if (grid[0] // tile) * (grid[1] // tile) <= most]
+        # The network works out the same grid once more, from its config.
+        image_processor.image_grid_pinpoints = config.image_grid_pinpoints = kept
     else:
         raise _no_such_bound("max_tiles", "min_pixels and max_pixels, or longest_side")
 
