@@ -72,7 +72,10 @@ class Transport:
         backoff: float,
         longest_wait: float,
     ) -> None:
-        parsed = httpx.URL(url)
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"url={url!r}: {error}") from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError(f"url={url!r}: not an http(s) address, such as http://127.0.0.1:8000/v1")
         if parsed.userinfo or parsed.query:

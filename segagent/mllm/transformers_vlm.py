@@ -82,6 +82,9 @@ class TransformersVLM:
             device=device,
             merge_adapter=merge_adapter,
         )
+        rows, known = self.network.get_input_embeddings().weight.shape[0], len(self.processor.tokenizer)
+        if known > rows:
+            raise ValueError(f"{path}: the tokenizer is of another model: it knows {known} tokens, the network {rows}")
         self.path, self.max_batch = str(path), max_batch
         self.dialogue = checkpoint.dialogue if dialogue is None else dialogue
         text_config = config.get_text_config(decoder=True)
@@ -117,7 +120,7 @@ class TransformersVLM:
     def _read_answer_form(self) -> _AnswerForm:
         """Asks the template how it continues a prompt with a probe."""
         tokenizer = self.processor.tokenizer
-        messages = self._messages(Observation(None, "", "?"))
+        messages = _messages("", "?")
         prompt = self._render(messages, add_generation_prompt=True)
         answered = self._render([*messages, _message("assistant", _PROBE)], add_generation_prompt=False)
         lead, tail = "", ""
@@ -128,12 +131,6 @@ class TransformersVLM:
         end = min(found, key=tail.index) if found else tokenizer.eos_token or ends[0]
         return _AnswerForm(lead, end)
 
-    def _messages(self, observation: Observation) -> list[dict[str, Any]]:
-        system = [_message("system", observation.system)] if observation.system else []
-        user = _message("user", observation.prompt)
-        user["content"].insert(0, {"type": "image"})
-        return [*system, user]
-
     def _render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
         return self.processor.tokenizer.apply_chat_template(
             messages,
@@ -143,7 +140,7 @@ class TransformersVLM:
         )
 
     def _prompt(self, observation: Observation) -> str:
-        text = self._render(self._messages(observation), add_generation_prompt=True)
+        text = self._render(_messages(observation.system, observation.prompt), add_generation_prompt=True)
         if text.count(self.processor.image_token) != 1:
             raise ValueError(
                 f"the prompt {observation.prompt[:80]!r} holds {self.processor.image_token!r}, which stands for a "
@@ -282,3 +279,10 @@ class TransformersVLM:
 
 def _message(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def _messages(system: str, prompt: str) -> list[dict[str, Any]]:
+    """A picture and its prompt as the chat templates take them."""
+    user = _message("user", prompt)
+    user["content"].insert(0, {"type": "image"})
+    return [_message("system", system), user] if system else [user]

@@ -56,7 +56,7 @@ def find_checkpoint(path: str | Path, base: str | None) -> Checkpoint:
     """Reads whether `path` is an adapter, and of what. Raises `ValueError` when files of a local folder are missing."""
     path = Path(path)
     if not path.is_dir():
-        if path.exists() or len(path.parts) != 2:  # OWNER/NAME may be on the hub, or in its cache here
+        if path.exists() or not _may_be_on_hub(path):
             raise ValueError(f"{path}: no such folder; give a checkpoint folder or a hub name (OWNER/NAME)")
         if base is not None:
             raise ValueError(f"mllm.base={base}: is for an adapter in a local folder, and {path} is none")
@@ -67,6 +67,11 @@ def find_checkpoint(path: str | Path, base: str | None) -> Checkpoint:
         raise ValueError(f"mllm.base={base}: is for adapters, and {path} has no {_ADAPTER}")
     _check_whole(path)
     return Checkpoint(str(path), str(path), None)
+
+
+def _may_be_on_hub(path: Path) -> bool:
+    """Whether it has the form OWNER/NAME."""
+    return len(path.parts) == 2 and not path.is_absolute() and path.parts[0] != ".."
 
 
 def _check_whole(path: Path) -> None:
@@ -90,7 +95,7 @@ def _base_of(path: Path, base: str | None) -> str:
         raise ValueError(f"{path / _ADAPTER}: names no base model (base_model_name_or_path); set mllm.base")
     if Path(base).is_dir():
         _check_whole(Path(base))
-    elif len(Path(base).parts) != 2:
+    elif not _may_be_on_hub(Path(base)):
         raise ValueError(f"{path}: an adapter of {base}, which is not there; set mllm.base to the folder of its base")
     return str(base)
 

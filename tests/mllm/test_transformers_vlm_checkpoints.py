@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForImageTextToText, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from segagent.dialogue import Observation
 from segagent.mllm import TransformersVLM
@@ -165,7 +165,7 @@ def test_the_dialogue_of_a_checkpoint_is_noted_beside_it(folder):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    for path in (tmp_path / "nothing", "nothing", "a/b/c"):
+    for path in (tmp_path / "nothing", "nothing", "a/b/c", "/nothing", "../nothing"):
         with pytest.raises(ValueError, match="no such folder; give a checkpoint folder or a hub name"):
             load(path)
 
@@ -230,6 +230,14 @@ def test_a_tokenizer_whose_image_token_has_another_id_is_refused(folder):
     config["image_token_id"] -= 2
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"is of another model: '<\|image_pad\|>' is \d+, config.json says"):
+        load(folder)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_network_is_refused(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<more_{index}>" for index in range(40)])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"it knows \d+ tokens, the network \d+"):
         load(folder)
 
 
