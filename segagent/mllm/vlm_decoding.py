@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,13 +51,20 @@ def _prompt_positions(network: nn.Module, inputs: Mapping[str, Tensor]) -> tuple
 
 
 def _choose(logits: Tensor, temperature: float, drawn: Tensor) -> Tensor:
-    """One token per row. logits: `[R, V]` float32. drawn: `[R]` float64 uniform numbers, unused when greedy."""
+    """One token per row. logits: `[R, V]` float32. drawn: `[R]` float64 numbers on the CPU, unused when greedy."""
     if temperature == 0:
         return logits.argmax(-1)
-    cumulative = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
+    wide = (logits.cpu() if logits.device.type == "mps" else logits).double()  # MPS has no float64
+    cumulative = torch.softmax(wide / temperature, -1).cumsum(-1)
     # Scaled by the last sum, which is 1 but for rounding, so that no draw lies beyond it.
-    chosen = torch.searchsorted(cumulative, (drawn * cumulative[:, -1])[:, None], right=True)[:, 0]
-    return chosen.clamp(max=logits.shape[-1] - 1)
+    places = (drawn.to(wide.device) * cumulative[:, -1])[:, None]
+    chosen = torch.searchsorted(cumulative, places, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return chosen.to(logits.device)
+
+
+def _last_logits(output: Any, like: Tensor) -> Tensor:
+    """`[R, V]` float32 of the newest token, beside the inputs: a spread model ends on another device."""
+    return output.logits[:, -1].float().to(like.device)
 
 
 @torch.inference_mode()
@@ -76,13 +84,12 @@ def decode(
     mask = inputs["attention_mask"]
     output = network(**inputs, position_ids=positions, cache=cache, use_cache=True, logits_to_keep=1)
     cache.batch_repeat_interleave(num_samples)
-    logits = output.logits[:, -1].float().repeat_interleave(num_samples, 0)
+    logits = _last_logits(output, mask).repeat_interleave(num_samples, 0)
     mask, excess = mask.repeat_interleave(num_samples, 0), excess.repeat_interleave(num_samples, 0)
 
     drawn = torch.zeros(len(mask), max_new_tokens, dtype=torch.float64)
     if temperature > 0:
         drawn = torch.from_numpy(uniforms(seeds, num_samples, max_new_tokens))
-    drawn = drawn.to(mask.device) if mask.device.type != "mps" else drawn
     ends = torch.tensor(sorted(end_ids), device=mask.device)
     open_rows = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
     log_probs = torch.zeros(len(mask), device=mask.device)
@@ -99,7 +106,7 @@ def decode(
         mask = torch.cat([mask, mask.new_ones((len(mask), 1))], 1)
         place = place.expand(3, -1, -1) if positions.ndim == 3 else place
         output = network(input_ids=token[:, None], attention_mask=mask, position_ids=place, cache=cache, use_cache=True)
-        logits = output.logits[:, -1].float()
+        logits = _last_logits(output, mask)
 
     rows = _gather(torch.stack(tokens, 1), torch.stack(was_open, 1), open_rows, log_probs)
     return [rows[start : start + num_samples] for start in range(0, len(rows), num_samples)]
