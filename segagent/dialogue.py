@@ -52,9 +52,13 @@ class Dialogue:
     system, prompt: what the model is told; `{description}` and `{color}` are filled in. color, alpha: the overlay, and
     color_name its word in the prompt. positive, negative, finish: the words of the three actions. scale, decimals: a
     coordinate is written as fraction * scale with so many decimals (1000, 0: integers in [0, 1000); 1, 3: decimals in
-    [0, 1)). first_axis: which coordinate of a point comes first, `x` or `y`. iou: wording of the predicted IoU with
-    `{iou}` in percent, empty for none; iou_decimals. box: wording with `{x0}` `{y0}` `{x1}` `{y1}`; box_scale: grid of
-    its integers. released_rules: read points as the released evaluation does (see `_released_point`), else strictly.
+    [0, 1)), or `absolute`: in pixels of the picture as the model saw it, after its own resizing. first_axis: which
+    coordinate of a point comes first, `x` or `y`. iou: wording of the predicted IoU with `{iou}` in percent, empty for
+    none; iou_decimals. box: wording with `{x0}` `{y0}` `{x1}` `{y1}`; box_scale: grid of its integers, or `absolute`.
+    released_rules: read points as the released evaluation does (see `_released_point`), else strictly.
+
+    Where a method takes `seen`, it is the (width, height) of the picture as the model saw it, as its `seen_size` tells;
+    only a dialogue whose `absolute` is True needs it.
     """
 
     def __init__(
@@ -68,13 +72,13 @@ class Dialogue:
         positive: str = "Positive point",
         negative: str = "Negative point",
         finish: str = "Finish",
-        scale: int = 1000,
+        scale: int | str = 1000,
         decimals: int = 0,
         first_axis: str = "x",
         iou: str = "",
         iou_decimals: int = 1,
         box: str = "<box>({x0},{y0}),({x1},{y1})</box>",
-        box_scale: int = 999,
+        box_scale: int | str = 999,
         released_rules: bool = False,
     ) -> None:
         if first_axis not in ("x", "y"):
@@ -83,7 +87,10 @@ class Dialogue:
             raise ValueError("prompt: has no {description}, so the model would not know what to segment")
         if iou and "{iou}" not in iou:
             raise ValueError(f"iou={iou!r}: has no {{iou}}; leave it empty for a dialogue without predicted IoU")
-        if 10**decimals * scale < 10:
+        for name, grid in (("scale", scale), ("box_scale", box_scale)):
+            if isinstance(grid, str) and grid != "absolute":
+                raise ValueError(f"{name}={grid!r}: a number, or absolute")
+        if scale != "absolute" and 10**decimals * scale < 10:
             raise ValueError(f"scale={scale} with decimals={decimals}: fewer than ten positions along an axis")
         self.system, self.prompt = system, prompt
         self.color, self.color_name, self.alpha = tuple(color), color_name, alpha
@@ -100,6 +107,22 @@ class Dialogue:
         words = f"({re.escape(positive)}|{re.escape(negative)})"
         self._point_pattern = re.compile(rf"{words}:?\s*\(([^()\n]*)\)")
 
+    @property
+    def absolute(self) -> bool:
+        """Whether coordinates are pixels of the picture as the model saw it, so that its size must be told."""
+        return "absolute" in (self.scale, self.box_scale)
+
+    @staticmethod
+    def _grid(scale: int | str, seen: tuple[int, int] | None) -> tuple[int, int]:
+        """Positions along x and y. Raises `ValueError` when the size that the model saw is needed and not given."""
+        if scale != "absolute":
+            return scale, scale
+        if seen is None:
+            raise ValueError(
+                "this dialogue counts pixels of the picture as the model saw it: give seen=(width, height)"
+            )
+        return seen
+
     # --- to the model -------------------------------------------------------------------------------------------
 
     def observe(self, image: np.ndarray, mask: np.ndarray, description: str) -> Observation:
@@ -107,24 +130,26 @@ class Dialogue:
         prompt = self.prompt.replace("{color}", self.color_name).replace("{description}", description)
         return Observation(overlay_mask(image, mask, self.color, self.alpha), self.system, prompt)
 
-    def _coordinate(self, pixel: int, size: int) -> str:
-        steps = self.scale * 10**self.decimals
+    def _coordinate(self, pixel: int, size: int, scale: int) -> str:
+        steps = scale * 10**self.decimals
         return f"{min(round(pixel * steps / size), steps - 1) / 10**self.decimals:.{self.decimals}f}"
 
-    def format_point(self, click: Click, *, width: int, height: int) -> str:
-        x, y = self._coordinate(click.x, width), self._coordinate(click.y, height)
+    def format_point(self, click: Click, *, width: int, height: int, seen: tuple[int, int] | None = None) -> str:
+        across, down = self._grid(self.scale, seen)
+        x, y = self._coordinate(click.x, width, across), self._coordinate(click.y, height, down)
         first, second = (x, y) if self.first_axis == "x" else (y, x)
         return f"{self.positive if click.is_positive else self.negative}: ({first}, {second})"
 
-    def format_box(self, box: Box, *, width: int, height: int) -> str:
+    def format_box(self, box: Box, *, width: int, height: int, seen: tuple[int, int] | None = None) -> str:
+        across, down = self._grid(self.box_scale, seen)
         # Rounded up, because the reader truncates: up to box_scale pixels a side this comes back exactly.
         sides = {
-            name: math.ceil(edge * self.box_scale / size - 1e-9)
-            for name, edge, size in (
-                ("x0", box.x0, width),
-                ("y0", box.y0, height),
-                ("x1", box.x1, width),
-                ("y1", box.y1, height),
+            name: math.ceil(edge * grid / size - 1e-9)
+            for name, edge, grid, size in (
+                ("x0", box.x0, across, width),
+                ("y0", box.y0, down, height),
+                ("x1", box.x1, across, width),
+                ("y1", box.y1, down, height),
             )
         }
         return self.box.format(**sides)
@@ -144,13 +169,14 @@ class Dialogue:
         box: Box | None = None,
         predicted_iou: float | None = None,
         finished: bool = False,
+        seen: tuple[int, int] | None = None,
     ) -> str:
         """The reply that says this: IoU of the mask shown, box, then point or end; the inverse of `parse`."""
         parts = [] if predicted_iou is None else [self.format_iou(predicted_iou)]
         if box is not None:
-            parts.append(self.format_box(box, width=width, height=height))
+            parts.append(self.format_box(box, width=width, height=height, seen=seen))
         if click is not None:
-            parts.append(self.format_point(click, width=width, height=height))
+            parts.append(self.format_point(click, width=width, height=height, seen=seen))
         if finished:
             parts.append(self.finish)
         return " ".join(part.strip() for part in parts)
@@ -158,7 +184,7 @@ class Dialogue:
     # --- from the model -----------------------------------------------------------------------------------------
 
     def _released_point(self, text: str) -> tuple[bool, float, float] | None:
-        """(is_positive, first, second) as fractions, by the rules of the released parser (parity section 5).
+        """(is_positive, first, second) as written, by the rules of the released parser (parity section 5).
 
         Positive when the positive word occurs anywhere; the numbers are those of the first bracket after the last
         "point: ", read by `int`, a third one ignored, no check of the range.
@@ -173,22 +199,29 @@ class Dialogue:
             first, second = (_number(part, self.decimals) for part in bracket[1].split(",")[:2])
         except ValueError:
             return None
-        return is_positive, first / self.scale, second / self.scale
+        return is_positive, first, second
 
     def _strict_point(self, text: str) -> tuple[bool, float, float] | None:
-        """The first well-formed point of a reply, as fractions."""
+        """The first well-formed point of a reply, as written."""
         for match in self._point_pattern.finditer(text):
             parts = match[2].split(",")
             try:
                 first, second = (_number(part.strip(), self.decimals) for part in parts)
             except ValueError:
                 continue
-            return match[1] == self.positive, first / self.scale, second / self.scale
+            return match[1] == self.positive, first, second
         return None
 
-    def read_point(self, text: str) -> tuple[bool, float, float] | None:
+    def read_point(self, text: str, *, seen: tuple[int, int] | None = None) -> tuple[bool, float, float] | None:
         """(is_positive, first, second): the point as written, in fractions, in the dialogue's own axis order."""
-        return self._released_point(text) if self.released_rules else self._strict_point(text)
+        across, down = self._grid(self.scale, seen)
+        point = self._released_point(text) if self.released_rules else self._strict_point(text)
+        if point is None:
+            return None
+        is_positive, first, second = point
+        if self.first_axis == "x":
+            return is_positive, first / across, second / down
+        return is_positive, first / down, second / across
 
     def read_box(self, text: str) -> tuple[float, float, float, float] | None:
         """The last box of a reply as written: x0, y0, x1, y1 on the dialogue's grid."""
@@ -211,20 +244,23 @@ class Dialogue:
             min(round(fraction_x * width), width - 1), min(round(fraction_y * height), height - 1), is_positive
         )
 
-    def _box(self, sides: tuple[float, float, float, float], width: int, height: int) -> Box | None:
-        x0, x1 = (min(max(int(side / self.box_scale * width), 0), width) for side in sides[0::2])
-        y0, y1 = (min(max(int(side / self.box_scale * height), 0), height) for side in sides[1::2])
+    def _box(
+        self, sides: tuple[float, float, float, float], width: int, height: int, seen: tuple[int, int] | None
+    ) -> Box | None:
+        across, down = self._grid(self.box_scale, seen)
+        x0, x1 = (min(max(int(side / across * width), 0), width) for side in sides[0::2])
+        y0, y1 = (min(max(int(side / down * height), 0), height) for side in sides[1::2])
         return Box(x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
-    def parse(self, text: str, *, width: int, height: int) -> Reply:
+    def parse(self, text: str, *, width: int, height: int, seen: tuple[int, int] | None = None) -> Reply:
         """A reply -> what it says, in pixels of a width x height image. Never raises on any text.
 
         A point outside the picture is no click. A reply with neither point nor box nor the finish word keeps its
         `problem`.
         """
-        point, sides = self.read_point(text), self.read_box(text)
+        point, sides = self.read_point(text, seen=seen), self.read_box(text)
         click = None if point is None else self._click(point, width, height)
-        box = None if sides is None else self._box(sides, width, height)
+        box = None if sides is None else self._box(sides, width, height, seen)
         finished = click is None and box is None and re.search(rf"\b{re.escape(self.finish)}\b", text) is not None
         problem = ""
         if click is None and box is None and not finished:

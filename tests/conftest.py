@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 
+import hypothesis
 import numpy as np
 import pytest
 
 from segagent.segmenters.base import check_states
 from segagent.types import Box, Sample
+
+# On a machine that others use, how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 class Discs:

@@ -16,12 +16,12 @@ COORDS = json.loads((FIXTURES / "coords.json").read_text())
 DIALOGUES = ["nano", "paper", "released_llava", "released_qwen"]
 
 
-def test_the_four_named_dialogues_are_there():
-    assert names("dialogue") == DIALOGUES
+def test_the_named_dialogues_are_there():
+    assert names("dialogue") == ["absolute", *DIALOGUES]
 
 
 def test_unknown_dialogue_names_the_known_ones():
-    with pytest.raises(ValueError, match="no dialogue 'qwen'; there are nano, paper"):
+    with pytest.raises(ValueError, match="no dialogue 'qwen'; there are absolute, nano, paper"):
         load_dialogue("qwen")
 
 
@@ -137,6 +137,50 @@ def test_boxes_come_back_exactly_up_to_the_size_of_the_grid(data, width, height)
     assert dialogue.parse(dialogue.format_box(box, width=width, height=height), width=width, height=height).box == box
 
 
+SIZES = st.integers(1, 2000)
+
+
+@given(st.data(), SIZES, SIZES, st.integers(10, 1500), st.integers(10, 1500), st.sampled_from("xy"))
+def test_absolute_coordinates_count_pixels_of_the_picture_that_the_model_saw(data, width, height, wide, high, axis):
+    words = {"scale": "absolute", "box_scale": "absolute", "first_axis": axis}
+    dialogue = Dialogue(system="", prompt="{description}", **words)
+    click = Click(data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1)))
+    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    box = Box(x0, y0, data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height)))
+    sizes = {"width": width, "height": height, "seen": (wide, high)}
+    read = dialogue.parse(dialogue.format(click=click, box=box, **sizes), **sizes)
+    assert abs(read.click.x - click.x) <= (0 if wide >= width else width / wide)
+    assert abs(read.click.y - click.y) <= (0 if high >= height else height / high)
+    if wide >= width and high >= height:
+        assert read.box == box
+    written = dialogue.read_point(dialogue.format_point(click, **sizes), seen=(wide, high))
+    assert all(0 <= fraction < 1 for fraction in written[1:])
+
+
+def test_absolute_coordinates_need_the_size_that_the_model_saw():
+    dialogue = load_dialogue("absolute")
+    assert dialogue.absolute and not load_dialogue("paper").absolute
+    click = Click(50, 20)
+    text = dialogue.format(click=click, width=100, height=80, seen=(280, 56))
+    assert text == "Positive point: (140, 14)"
+    assert dialogue.parse(text, width=100, height=80, seen=(280, 56)).click == click
+    for call in (
+        lambda: dialogue.format(click=click, width=100, height=80),
+        lambda: dialogue.parse(text, width=100, height=80),
+        lambda: dialogue.format(box=Box(0, 0, 5, 5), width=100, height=80),
+    ):
+        with pytest.raises(ValueError, match="give seen="):
+            call()
+
+
+def test_the_size_that_the_model_saw_changes_nothing_in_relative_dialogues():
+    dialogue = load_dialogue("paper")
+    sizes = {"width": 100, "height": 80}
+    text = dialogue.format(click=Click(50, 20), **sizes)
+    assert dialogue.format(click=Click(50, 20), **sizes, seen=(7, 7)) == text
+    assert dialogue.parse(text, **sizes, seen=(7, 7)) == dialogue.parse(text, **sizes)
+
+
 def test_what_the_model_sees_is_the_overlay_and_the_description():
     image = np.full((4, 6, 3), 100, np.uint8)
     mask = np.zeros((4, 6), bool)
@@ -165,6 +209,8 @@ def test_the_prompt_of_released_qwen_is_the_released_one():
         ({"prompt": "click"}, "no {description}"),
         ({"iou": "IoU"}, "no {iou}"),
         ({"scale": 1}, "fewer than ten positions"),
+        ({"scale": "pixels"}, "scale='pixels': a number, or absolute"),
+        ({"box_scale": "pixels"}, "box_scale='pixels'"),
     ],
 )
 def test_unsound_dialogues_are_refused(wrong, message):

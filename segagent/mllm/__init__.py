@@ -6,14 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segagent.mllm.endpoint import Endpoint
     from segagent.mllm.osprey import Osprey
     from segagent.mllm.qwen_vl_chat import QwenVLChat
+    from segagent.mllm.transformers_vlm import TransformersVLM
 
+__all__ = ["Endpoint", "Osprey", "QwenVLChat", "TransformersVLM"]
 _MODULES = {
+    "Endpoint": "endpoint",
     "Osprey": "osprey",
     "QwenVLChat": "qwen_vl_chat",
+    "TransformersVLM": "transformers_vlm",
 }
-__all__ = ["Osprey", "QwenVLChat"]
 
 
 def __getattr__(name: str) -> Any:

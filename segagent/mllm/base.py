@@ -38,6 +38,12 @@ class MLLM(Protocol):
 
     dialogue: str | None
 
+    def seen_size(self, *, width: int, height: int) -> tuple[int, int]:
+        """(width, height) that a picture of this size has when the network sees it, for dialogues that are `absolute`.
+
+        Raises `ValueError` where there is no one such size.
+        """
+
     def encode(self, observations: Sequence[Observation], answers: Sequence[str] | None = None) -> Mapping[str, Tensor]:
         """Tensors that the network takes, one row per observation.
 

@@ -68,9 +68,18 @@ class LocalMLLM:
         """Everything before the reply, `network.IMAGE_TOKEN` at the place of each visual token."""
         raise NotImplementedError
 
-    def pixels(self, image: np.ndarray) -> Tensor:
-        """`[H, W, 3]` uint8 RGB -> `[3, h, w]` float32 as the tower takes it."""
+    @property
+    def image_size(self) -> int:
+        """Side of the square that every picture is brought to, in pixels."""
         raise NotImplementedError
+
+    def pixels(self, image: np.ndarray) -> Tensor:
+        """`[H, W, 3]` uint8 RGB -> `[3, image_size, image_size]` float32 as the tower takes it."""
+        raise NotImplementedError
+
+    def seen_size(self, *, width: int, height: int) -> tuple[int, int]:
+        """See `base.MLLM.seen_size`: a square, whatever the picture's size."""
+        return self.image_size, self.image_size
 
     # --- training -------------------------------------------------------------------------------------------------
 

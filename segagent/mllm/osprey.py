@@ -133,9 +133,13 @@ class Osprey(LocalMLLM):
         image = [IMAGE_TOKEN] * self.network.config.num_visual_tokens
         return [self.tokenizer.begin, *before, *image, *after]
 
+    @property
+    def image_size(self) -> int:
+        return self.network.config.image_size
+
     def pixels(self, image: np.ndarray) -> Tensor:
         """`[3, S, S]`: shortest side to S with PIL's bicubic, aspect kept, then bilinear to the square, as Osprey."""
-        side = self.network.config.image_size
+        side = self.image_size
         height, width = image.shape[:2]
         if height < width:
             height, width = side, int(side * width / height)

@@ -113,7 +113,10 @@ class QwenVLChat(LocalMLLM):
             *(start, *encode("assistant"), *line),
         ]
 
+    @property
+    def image_size(self) -> int:
+        return self.network.config.visual.image_size
+
     def pixels(self, image: np.ndarray) -> Tensor:
         """`[3, S, S]`: PIL bicubic to the square, aspect not kept."""
-        side = self.network.config.visual.image_size
-        return clip_pixels(image, side, side)
+        return clip_pixels(image, self.image_size, self.image_size)

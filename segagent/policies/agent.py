@@ -70,7 +70,9 @@ class Agent:
     def read(self, state: State, prefix: str, completion: Completion) -> Action:
         """The action that a reply stands for; one that cannot be read ends the trajectory and keeps its text."""
         text = prefix + completion.text
-        reply = self.dialogue.parse(text, width=state.sample.width, height=state.sample.height)
+        size = {"width": state.sample.width, "height": state.sample.height}
+        seen = self.mllm.seen_size(**size) if self.dialogue.absolute else None
+        reply = self.dialogue.parse(text, **size, seen=seen)
         facts = {
             "text": text,
             "predicted_iou": reply.predicted_iou,
