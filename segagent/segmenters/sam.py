@@ -41,7 +41,7 @@ class SamEmbedding:
 class SamMemory:
     """What a state remembers: all masks that the network offered last, and which one was taken.
 
-    low_res_logits: `[n, h, w]` float32 in the frame of the network's input (h = w = a quarter of its side). scores:
+    low_res_logits: `[n, h, w]` float32 in the frame of the network's input (h = w = 256 of SAM and SAM 2). scores:
     `[n]` float32, the IoU that the network predicts for each, NaN for a given mask. chosen: index of the mask taken;
     its logits are fed back with the next click.
     """
@@ -133,6 +133,10 @@ class Sam:
         """Features of B states, prompts `[B, 1, T, D]` and `[B, D, g, g]` -> logits `[B, 1, n, h, w]`, scores
         `[B, 1, n]`."""
         return self.network.mask_decoder(features[0], self._positions_of(sparse), sparse, dense, multimask)
+
+    def fed_back(self, logits: Tensor) -> Tensor:
+        """Low-resolution logits as they are remembered."""
+        return logits
 
     # --- ClickSegmenter ---------------------------------------------------------------------------------------------
 
@@ -238,7 +242,3 @@ class Sam:
         ]
         kept, scores = self.fed_back(logits).cpu().numpy(), scores.cpu().numpy()
         return masks, [SamMemory(*row) for row in zip(kept, scores, best.tolist(), strict=True)]
-
-    def fed_back(self, logits: Tensor) -> Tensor:
-        """Low-resolution logits as they are remembered."""
-        return logits
