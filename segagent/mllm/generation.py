@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from segagent.mllm.network import VisionLanguageNetwork, positions_of
+from segagent.mllm.sampling import Sampled, choose, uniforms
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +37,6 @@ class Prompts:
         for number, layer in enumerate(self.cache.layers):
             cache.update(layer.keys[rows], layer.values[rows], number)
         return Prompts(cache, self.mask[rows], self.logits[rows])
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """Tokens of one sample without the end token, log-probability (end token included), whether it ended itself."""
-
-    tokens: list[int]
-    log_prob: float
-    finished: bool
 
 
 def read_prompts(
@@ -81,22 +73,6 @@ def read_more(network: VisionLanguageNetwork, prompts: Prompts, tokens: Sequence
     return Prompts(after.cache, mask, torch.where(has_more[:, None], after.logits, prompts.logits))
 
 
-def uniforms(seed: int, sample: int, count: int) -> np.ndarray:
-    """`[count]` float64 in [0, 1) that depend on (seed, sample) alone."""
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, sample])).random(count)
-
-
-def _choose(logits: Tensor, temperature: float, draws: Tensor | None) -> Tensor:
-    """`[R]` int64: the likeliest tokens, or those under which the draws `[R]` fall in the cumulated probabilities."""
-    if draws is None:
-        return logits.argmax(-1)
-    wide = torch.float32 if logits.device.type == "mps" else torch.float64
-    cumulated = torch.softmax(logits.to(wide) / temperature, -1).cumsum(-1)
-    # A draw of almost 1 must not fall behind the last token, so the sum that rounding left is what it is measured by.
-    wanted = (draws.to(cumulated) * cumulated[:, -1])[:, None]
-    return torch.searchsorted(cumulated, wanted, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-
-
 def sample(
     network: VisionLanguageNetwork,
     prompts: Prompts,
@@ -121,7 +97,7 @@ def sample(
     if temperature > 0:
         if seeds is None:
             raise ValueError(f"temperature={temperature} without seeds: give one integer per observation")
-        noise = np.stack([uniforms(seed, k, max(limits)) for seed in seeds for k in range(copies)])
+        noise = uniforms(seeds, copies, max(limits))
     texts, log_probs, finished = _decode(network, prompts, frozenset(end_tokens), longest, temperature, noise)
     drawn = [Sampled(*row) for row in zip(texts, log_probs, finished, strict=True)]
     return [drawn[row * copies : (row + 1) * copies] * (num_samples // copies) for row in range(count)]
@@ -142,7 +118,7 @@ def _decode(
     done = [limit < 1 for limit in limits]
     for step in range(max(limits, default=0)):
         draws = None if noise is None else torch.from_numpy(noise[rows, step])
-        chosen = _choose(prompts.logits, temperature, draws)
+        chosen = choose(prompts.logits, temperature, draws)
         gained = torch.log_softmax(prompts.logits, -1).gather(1, chosen[:, None])[:, 0].tolist()
         for row, token, gain in zip(rows, chosen.tolist(), gained, strict=True):
             if done[row]:

@@ -15,8 +15,9 @@ from torch import Tensor
 from segagent.devices import torch_device
 from segagent.dialogue import Observation
 from segagent.mllm.base import Completion
-from segagent.mllm.generation import Sampled, read_more, read_prompts, sample
+from segagent.mllm.generation import read_more, read_prompts, sample
 from segagent.mllm.network import VisionLanguageNetwork
+from segagent.mllm.sampling import Sampled
 
 IGNORED = -100  # label of tokens that are not learnt
 

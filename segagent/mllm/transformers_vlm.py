@@ -18,8 +18,9 @@ from torch import Tensor
 
 from segagent.dialogue import Observation
 from segagent.mllm.base import Completion
+from segagent.mllm.sampling import Sampled
 from segagent.mllm.vlm_checkpoint import find_checkpoint, load_config, load_network
-from segagent.mllm.vlm_decoding import Sampled, decode
+from segagent.mllm.vlm_decoding import decode
 from segagent.mllm.vlm_processor import ImageBounds, load_processor, seen_size
 
 _CONTEXT = 16  # tokens of the prompt that are decoded with a reply, so that spaces at the seam come out right

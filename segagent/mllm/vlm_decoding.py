@@ -8,28 +8,13 @@ they come from its own rule, row by row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """One sample. tokens: ids without the end token. log_prob: of all of them and the end token, at temperature 1."""
-
-    tokens: list[int]
-    log_prob: float
-    finished: bool
-
-
-def uniforms(seeds: Sequence[int], num_samples: int, steps: int) -> np.ndarray:
-    """Random numbers in [0, 1), `[B * num_samples, steps]` float64; each row follows from (seed, k) alone."""
-    rows = [np.random.default_rng([seed, k]).random(steps) for seed in seeds for k in range(num_samples)]
-    return np.stack(rows)
+from segagent.mllm.sampling import Sampled, choose, uniforms
 
 
 def _prompt_positions(network: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -48,18 +33,6 @@ def _prompt_positions(network: nn.Module, inputs: Mapping[str, Tensor]) -> tuple
             attention_mask=mask,
         )
     return (mask.cumsum(-1) - 1).clamp(min=0), mask.new_zeros((mask.shape[0], 1))
-
-
-def _choose(logits: Tensor, temperature: float, drawn: Tensor) -> Tensor:
-    """One token per row. logits: `[R, V]` float32. drawn: `[R]` float64 numbers on the CPU, unused when greedy."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    wide = (logits.cpu() if logits.device.type == "mps" else logits).double()  # MPS has no float64
-    cumulative = torch.softmax(wide / temperature, -1).cumsum(-1)
-    # Scaled by the last sum, which is 1 but for rounding, so that no draw lies beyond it.
-    places = (drawn.to(wide.device) * cumulative[:, -1])[:, None]
-    chosen = torch.searchsorted(cumulative, places, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return chosen.to(logits.device)
 
 
 def _last_logits(output: Any, like: Tensor) -> Tensor:
@@ -87,15 +60,13 @@ def decode(
     logits = _last_logits(output, mask).repeat_interleave(num_samples, 0)
     mask, excess = mask.repeat_interleave(num_samples, 0), excess.repeat_interleave(num_samples, 0)
 
-    drawn = torch.zeros(len(mask), max_new_tokens, dtype=torch.float64)
-    if temperature > 0:
-        drawn = torch.from_numpy(uniforms(seeds, num_samples, max_new_tokens))
+    drawn = torch.from_numpy(uniforms(seeds, num_samples, max_new_tokens)) if temperature > 0 else None
     ends = torch.tensor(sorted(end_ids), device=mask.device)
     open_rows = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
     log_probs = torch.zeros(len(mask), device=mask.device)
     tokens, was_open = [], []
     for step in range(max_new_tokens):
-        token = _choose(logits, temperature, drawn[:, step])
+        token = choose(logits, temperature, None if drawn is None else drawn[:, step])
         log_probs += torch.where(open_rows, logits.log_softmax(-1).gather(1, token[:, None])[:, 0], 0.0)
         tokens.append(token)
         was_open.append(open_rows)

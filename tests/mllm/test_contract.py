@@ -6,8 +6,8 @@ import torch
 from segagent.configuration import names
 from segagent.dialogue import load_dialogue
 from segagent.mllm import Osprey, QwenVLChat
-from segagent.mllm.generation import uniforms
 from segagent.mllm.network import IMAGE_TOKEN
+from segagent.mllm.sampling import uniforms
 from segagent.types import Click
 
 MEMBERS = {"nano": Osprey, "osprey": Osprey, "qwen_vl_chat": QwenVLChat}
@@ -42,7 +42,7 @@ def texts(replies):
 def plainly(model, observation, *, prefix="", sample=0, temperature=0.0, seed=0, limit=8):
     """(text, log-probability) by the whole network at every token: no batch, no cache, nothing shared."""
     forced = model.tokenizer.encode(prefix) if prefix else []
-    tokens, log_prob, draws = [], 0.0, uniforms(seed, sample, limit)
+    tokens, log_prob, draws = [], 0.0, uniforms([seed], sample + 1, limit)[sample]
     for step in range(limit):
         ids = torch.tensor([[*model.prompt_tokens(observation), *forced, *tokens]])
         with torch.inference_mode():

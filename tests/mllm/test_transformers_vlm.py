@@ -11,8 +11,8 @@ from segagent.configuration import build, load_named
 from segagent.dialogue import Observation, load_dialogue
 from segagent.mllm import TransformersVLM
 from segagent.mllm.image_size import bounded_size
+from segagent.mllm.sampling import uniforms
 from segagent.mllm.testing_vlm import FAMILIES, write_tiny_checkpoint
-from segagent.mllm.vlm_decoding import uniforms
 from segagent.types import Box, Click
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from segagent.dialogue import load_dialogue
 from segagent.environment import Environment
 from segagent.mllm.base import Completion
 from segagent.policies.agent import Agent
@@ -48,6 +49,18 @@ def test_replies_become_actions_with_their_facts(discs, dataset_of):
     assert actions[1].click == Click(0, 39, False) and actions[1].predicted_iou is None
     assert actions[2].end is EndReason.FINISHED and actions[2].predicted_iou == 0.97
     assert actions[3].end is EndReason.UNPARSABLE and actions[3].text.startswith("I would click")
+
+
+def test_pixels_of_the_picture_as_the_model_saw_it_come_back_to_those_of_the_picture(discs, dataset_of):
+    _, (state,) = start(discs, dataset_of(1))
+    mllm = Scripted({load_dialogue("absolute").observe(*see(state)).prompt: ["Positive point: (140, 28)"]})
+    mllm.seen_size = lambda *, width, height: (7 * width, 7 * height)
+    (action,) = Agent(mllm=mllm, dialogue="absolute").propose([state])[0]
+    assert action.click == Click(20, 4)
+
+
+def see(state):
+    return state.sample.image, state.mask, state.sample.text
 
 
 def test_prose_ends_its_own_trajectory_only(discs, dataset_of):
