@@ -62,7 +62,7 @@ def test_simulate_on_a_folder_of_photographs(photos, tmp_path):
 
 def test_evaluate_leaves_everything_beside_its_output(tmp_path):
     out = tmp_path / "results" / "oracle.json"
-    settings = ("data=refshapes", "data.limit=6", "policy=oracle", "rollout.max_clicks=3", f"out={out}")
+    settings = ("data.limit=6", "policy=oracle", "segmenter=graphcut", "rollout.max_clicks=3", f"out={out}")
     call("scripts/evaluate.py", *settings)
     names = {path.name for path in out.parent.iterdir()}
     assert names == {f"oracle.{end}" for end in ("json", "metrics.json", "config.yaml", "html", "trajectories.jsonl")}
@@ -111,7 +111,7 @@ def test_killed_with_nine_and_resumed_is_the_run_that_was_not(tmp_path):
 
 
 def test_shards_joined_are_one_run(tmp_path):
-    settings = ("data=refshapes", "data.limit=5", "rollout.max_clicks=2", "report=false")
+    settings = ("data.limit=5", "segmenter=graphcut", "rollout.max_clicks=2", "report=false")
     call("scripts/evaluate.py", *settings, f"out={tmp_path / 'whole.json'}")
     for index in range(2):
         call("scripts/evaluate.py", *settings, f"out={tmp_path / f'part{index}.json'}", f"shard={index}/2")
