@@ -122,20 +122,8 @@ def _smolvlm_tokenizer() -> PreTrainedTokenizerBase:
 
 # --- configs --------------------------------------------------------------------------------------------------------
 
-_DECODER: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-}
-_TOWER: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
+_TOWER: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+_DECODER: dict[str, Any] = {**_TOWER, "num_key_value_heads": 2, "max_position_embeddings": 2048}
 _MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
 
 
@@ -188,14 +176,9 @@ def _llava(tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
 def _llava_onevision(tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     vision = {"model_type": "siglip_vision_model", **_TOWER, "image_size": 56, "patch_size": 14}
     vision |= {"vision_use_head": False}
-    grid = [[56 * rows, 56 * columns] for rows in range(1, 4) for columns in range(1, 4)]
+    text = {"model_type": "qwen2", **_decoder(tokenizer)}
     ids = _ids(tokenizer, image_token_index="<image>", video_token_index="<video>")
-    return LlavaOnevisionConfig(
-        vision_config=vision,
-        text_config={"model_type": "qwen2", **_decoder(tokenizer)},
-        image_grid_pinpoints=grid,
-        **ids,
-    )
+    return LlavaOnevisionConfig(vision_config=vision, text_config=text, image_grid_pinpoints=_GRIDS, **ids)
 
 
 def _internvl(tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
@@ -228,12 +211,13 @@ class Family:
 
 def _qwen_pixels(name: str, patch_size: int, bounds: tuple[str, str], statistics: dict[str, Any]) -> dict[str, Any]:
     """bounds: the names of the bounds in the file, which differ between the releases."""
-    side = 2 * patch_size
-    pixels = {bounds[0]: 4 * side**2, bounds[1]: 24 * side**2}
+    pixels = {bounds[0]: 4 * (2 * patch_size) ** 2, bounds[1]: 24 * (2 * patch_size) ** 2}
     layout = {"patch_size": patch_size, "merge_size": 2, "temporal_patch_size": 2}
     size = pixels if bounds[0] == "min_pixels" else {"size": pixels}
     return {"image_processor_type": name, **size, **layout, **statistics}
 
+
+_GRIDS = [[56 * rows, 56 * columns] for rows in range(1, 4) for columns in range(1, 4)]
 
 FAMILIES = {
     "qwen2_vl": Family(
@@ -282,7 +266,7 @@ FAMILIES = {
         {
             "image_processor_type": "LlavaOnevisionImageProcessor",
             "size": {"height": 56, "width": 56},
-            "image_grid_pinpoints": [[56 * rows, 56 * columns] for rows in range(1, 4) for columns in range(1, 4)],
+            "image_grid_pinpoints": _GRIDS,
             **_HALF,
         },
         {

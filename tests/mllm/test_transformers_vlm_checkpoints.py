@@ -268,3 +268,13 @@ def test_an_older_checkpoint_without_processor_settings_takes_them_from_the_mode
     whole = replies(load(path))
     (path / "processor_config.json").write_text(json.dumps({"processor_class": "InternVLProcessor"}))
     assert replies(load(path)) == whole
+
+
+def test_a_template_in_the_older_json_file_is_read(tmp_path):
+    for family in ("llava", "smolvlm"):
+        path = write_tiny_checkpoint(family, tmp_path / family)
+        whole = replies(load(path))
+        template = (path / "chat_template.jinja").read_text()
+        (path / "chat_template.jinja").unlink()
+        (path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+        assert replies(load(path)) == whole
