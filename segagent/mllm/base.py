@@ -30,6 +30,27 @@ class Completion:
     finished: bool = True
 
 
+def check_request(
+    observations: Sequence[Observation],
+    prefixes: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    num_samples: int,
+    temperature: float,
+    max_new_tokens: int,
+) -> None:
+    """What every `generate` refuses: lists of unequal length, numbers that make no sense. Raises `ValueError`."""
+    if not len(observations) == len(prefixes) == len(seeds):
+        raise ValueError(
+            f"{len(observations)} observations, {len(prefixes)} prefixes and {len(seeds)} seeds: give as many of each"
+        )
+    if num_samples < 1 or max_new_tokens < 1 or temperature < 0:
+        raise ValueError(
+            f"num_samples={num_samples}, max_new_tokens={max_new_tokens}, temperature={temperature}: "
+            "need at least 1, 1 and 0"
+        )
+
+
 class MLLM(Protocol):
     """What every member offers; `tests/mllm/test_contract.py` holds each to it.
 

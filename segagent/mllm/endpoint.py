@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from segagent.dialogue import Observation
-from segagent.mllm.base import Completion
+from segagent.mllm.base import Completion, check_request
 from segagent.mllm.endpoint_transport import Stopped, Transport
 from segagent.mllm.image_size import bounded_size
 
@@ -167,6 +167,16 @@ class Endpoint:
         max_new_tokens: int = 64,
     ) -> list[list[Completion]]:
         """See `MLLM.generate`. Raises `OSError` when the server is or goes down, `ValueError` when it refuses."""
+        prefixes = [""] * len(observations) if prefixes is None else prefixes
+        seeds = [0] * len(observations) if seeds is None else seeds
+        check_request(
+            observations,
+            prefixes,
+            seeds,
+            num_samples=num_samples,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+        )
         rows = self._rows(observations, prefixes, 1 if temperature == 0 else num_samples, temperature, seeds)
         if not rows:
             return []
@@ -199,19 +209,11 @@ class Endpoint:
     def _rows(
         self,
         observations: Sequence[Observation],
-        prefixes: Sequence[str] | None,
+        prefixes: Sequence[str],
         num_samples: int,
         temperature: float,
-        seeds: Sequence[int] | None,
+        seeds: Sequence[int],
     ) -> list[_Request]:
-        prefixes = [""] * len(observations) if prefixes is None else prefixes
-        seeds = [0] * len(observations) if seeds is None else seeds
-        if not len(observations) == len(prefixes) == len(seeds):
-            raise ValueError(
-                f"{len(observations)} observations, {len(prefixes)} prefixes and {len(seeds)} seeds: one each"
-            )
-        if num_samples < 1 or temperature < 0:
-            raise ValueError(f"num_samples={num_samples}, temperature={temperature}: at least 1, at least 0")
         if self.prefix_mode == "refuse" and any(prefixes):
             raise ValueError(
                 "a reply should begin with given text, and mllm.prefix_mode=refuse; set vllm or last_message if the "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segagent.devices import torch_device
 from segagent.dialogue import Observation
-from segagent.mllm.base import Completion
+from segagent.mllm.base import Completion, check_request
 from segagent.mllm.generation import read_more, read_prompts, sample
 from segagent.mllm.network import VisionLanguageNetwork
 from segagent.mllm.sampling import Sampled
@@ -142,13 +142,14 @@ class LocalMLLM:
         """See `base.MLLM.generate`. A reply that would outgrow `max_length` is cut there, `finished` False."""
         prefixes = [""] * len(observations) if prefixes is None else prefixes
         seeds = range(len(observations)) if seeds is None else seeds
-        if not len(observations) == len(prefixes) == len(seeds):
-            raise ValueError(f"{len(observations)} observations, {len(prefixes)} prefixes, {len(seeds)} seeds: as many")
-        if num_samples < 1 or max_new_tokens < 1 or temperature < 0:
-            raise ValueError(
-                f"num_samples={num_samples}, max_new_tokens={max_new_tokens}, temperature={temperature}: "
-                "need at least 1, 1 and 0"
-            )
+        check_request(
+            observations,
+            prefixes,
+            seeds,
+            num_samples=num_samples,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+        )
         forced = [self.tokenizer.encode(prefix) if prefix else [] for prefix in prefixes]
         prompts = [self.prompt_tokens(observation) for observation in observations]
         lengths = [len(prompt) + len(prefix) for prompt, prefix in zip(prompts, forced, strict=True)]

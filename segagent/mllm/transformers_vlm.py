@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from segagent.dialogue import Observation
-from segagent.mllm.base import Completion
+from segagent.mllm.base import Completion, check_request
 from segagent.mllm.sampling import Sampled
 from segagent.mllm.vlm_checkpoint import find_checkpoint, load_config, load_network
 from segagent.mllm.vlm_decoding import decode
@@ -216,15 +216,14 @@ class TransformersVLM:
         """See `MLLM.generate`. Without seeds, every observation has seed 0."""
         prefixes = [""] * len(observations) if prefixes is None else prefixes
         seeds = [0] * len(observations) if seeds is None else seeds
-        if not len(observations) == len(prefixes) == len(seeds):
-            raise ValueError(
-                f"{len(observations)} observations, {len(prefixes)} prefixes and {len(seeds)} seeds: one each"
-            )
-        if num_samples < 1 or temperature < 0 or max_new_tokens < 1:
-            raise ValueError(
-                f"num_samples={num_samples}, temperature={temperature}, max_new_tokens={max_new_tokens}: at least 1, "
-                "0 and 1"
-            )
+        check_request(
+            observations,
+            prefixes,
+            seeds,
+            num_samples=num_samples,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+        )
         drawn = 1 if temperature == 0 else num_samples
         rows = max(1, self.max_batch // drawn)
         completions: list[list[Completion]] = []

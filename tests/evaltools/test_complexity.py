@@ -22,7 +22,9 @@ def script():
 
 
 def run(script, out, *overrides):
-    config = compose_config("complexity", [f"out={out}", "segmenter=graphcut", "segmenter.max_pixels=4000", "max_clicks=3", *overrides])
+    config = compose_config(
+        "complexity", [f"out={out}", "segmenter=graphcut", "segmenter.max_pixels=4000", "max_clicks=3", *overrides]
+    )
     OmegaConf.resolve(config)
     assert script.main(config) == 0
     return json.loads(out.read_text())

@@ -226,8 +226,8 @@ def test_over_long_prompts_are_refused_and_never_cut(model, observations, observ
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"prefixes": ["a"]}, "2 observations, 1 prefixes, 2 seeds"),
-        ({"seeds": [1, 2, 3]}, "2 observations, 2 prefixes, 3 seeds"),
+        ({"prefixes": ["a"]}, "2 observations, 1 prefixes and 2 seeds"),
+        ({"seeds": [1, 2, 3]}, "2 observations, 2 prefixes and 3 seeds"),
         ({"num_samples": 0}, "num_samples=0"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"temperature": -1.0}, "temperature=-1.0"),
