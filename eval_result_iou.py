@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from segagent.data.predictions import read_predictions
 from segagent.metrics import PROTOCOLS, MissingKeyError, Scores, score
 from segagent.metrics.official import OfficialScore, keep_scored, write_official
+from segagent.metrics.published_rows import format_table
+from segagent.metrics.side_by_side import format_side_by_side, format_subgroups, side_by_side, subgroups
 from segagent.metrics.table import format_metrics, percent
 
 if TYPE_CHECKING:
@@ -46,6 +48,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--visualize", action="store_true", help="write pictures of targets and scored masks into X_visualize/")
     add("--visualize_limit", type=int, default=50, metavar="N", help="at most N pictures, worst first; default 50")
     add("--boundary", action="store_true", help="boundary IoU too (decodes the scored masks: slow)")
+    add(
+        "--side_by_side", action="store_true", help="the field's other conventions too: instance level, LISA, GRES, ..."
+    )
+    add("--subgroups", action="store_true", help="by object size, category, length of the expression, actions used")
     add("--click_limit", type=int, metavar="N", help="actions that the run allowed, for NoC; default: most in F")
     add("--bootstrap", type=int, default=1000, metavar="N", help="resamples of the 95%% intervals, 0 for none")
     add("--seed", type=int, default=0, help="seed of the resamples")
@@ -93,6 +99,12 @@ def score_file(path: Path, options: argparse.Namespace) -> tuple[Scores, dict[st
         metrics = scores.metrics()
         print(f"{path}  (protocol {protocol})\n{format_metrics(metrics)}")
         print(compare_with_official(scores))
+        if options.side_by_side:
+            metrics["side_by_side"] = side_by_side(scores)
+            print(f"\n{format_side_by_side(metrics['side_by_side'])}")
+        if options.subgroups:
+            metrics["subgroups"] = subgroups(scores)
+            print(f"\n{format_subgroups(metrics['subgroups'])}")
     if options.visualize:
         folder = visualize(path, scores, options.visualize_limit, options.click_id)
         print(f"pictures      {folder}/")
@@ -222,6 +234,7 @@ def score_all_splits(path: Path, options: argparse.Namespace) -> dict[str, dict[
     for split in paths:
         if split not in found:
             print(f"{split:<16}  missing: {paths[split]}")
+    print(f"\nTable 1 of the paper\n{format_table({split: metrics['ciou'] for split, metrics in results.items()})}")
     return results
 
 

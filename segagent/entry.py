@@ -61,13 +61,16 @@ def _explain(error: Exception) -> str:
     return " ".join(dict.fromkeys(told))
 
 
-def run_entry(main: Callable[[DictConfig], int], entry: str, about: str) -> None:
+def run_entry(main: Callable[[DictConfig], int], entry: str, about: str, actions: Sequence[str] = ()) -> None:
     """Composes `configs/<entry>.yaml` with the command line, calls `main`, ends the process with its exit code.
 
-    `--help` prints `about` and the settings; `--config` prints the composed config.
+    actions: words that may stand first, short for `action=WORD`. `--help` prints `about` and the settings; `--config`
+    prints the composed config.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:]
+    if arguments and arguments[0] in actions:
+        arguments[0] = f"action={arguments[0]}"
     try:
         if any(argument in ("-h", "--help") for argument in arguments):
             print(_usage(entry, about))

@@ -180,3 +180,16 @@ def test_cuda_device_and_boundary_are_accepted(predictions, tmp_path, capsys):
     assert run(predictions(), "--cuda_device", "3", "--boundary", "--out", tmp_path / "m.json") == 0
     assert "boundary IoU" in capsys.readouterr().out
     assert 0 < json.loads((tmp_path / "m.json").read_text())["boundary_iou"] < 1
+
+
+def test_conventions_and_subgroups_go_to_terminal_and_file(predictions, tmp_path, capsys):
+    assert run(predictions(), "--side_by_side", "--subgroups", "--out", tmp_path / "m.json") == 0
+    out, written = capsys.readouterr().out, json.loads((tmp_path / "m.json").read_text())
+    assert "N-acc" in out and "words 1-2" in out
+    assert written["side_by_side"]["expression"]["ciou"] == written["ciou"] and "size" in written["subgroups"]
+
+
+def test_all_splits_end_with_the_papers_table(predictions, capsys):
+    assert run(predictions(file="pred_refcoco+_val.json"), "--eval_all_splits") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "SegAgent-Qwen + SClick     79.69" in lines[-2] and lines[-1].startswith("this run")

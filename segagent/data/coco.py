@@ -36,9 +36,10 @@ def segmentation_to_mask(segmentation: Any, height: int, width: int, where: str)
     raise ValueError(f"{where}: segmentation is {type(segmentation).__name__}; expected polygons or an RLE")
 
 
-def _read_instances(path: Path) -> dict:
+def read_instances(path: Path) -> dict:
+    """A COCO instances file, checked to have images and annotations. Raises `ValueError` naming the file."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file (data.annotations)")
+        raise ValueError(f"{path}: no such file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -92,7 +93,7 @@ class Coco:
             raise ValueError(f"{void_masks}: no such folder (data.void_masks)")
         self._path, self._images, self._text = Path(annotations), Path(images), text
         self._void_masks, self._void_value, self._allow_empty = void_masks, void_value, allow_empty
-        content = _read_instances(self._path)
+        content = read_instances(self._path)
         self._image_entries = {entry["id"]: _with_file_name(entry, self._path) for entry in content["images"]}
         self._categories = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
         crowds = [entry for entry in content["annotations"] if entry.get("iscrowd") and crowd == "void"]
@@ -189,7 +190,7 @@ class Coco:
             text=text,
             target=target,
             void=void,
-            box=_read_box(entry, height, width),
+            box=read_box(entry, height, width),
             image_name=image_entry["file_name"],
             image_key=str(path),
             object_id=entry["id"],
@@ -197,7 +198,7 @@ class Coco:
         )
 
 
-def _read_box(entry: dict, height: int, width: int) -> Box | None:
+def read_box(entry: dict, height: int, width: int) -> Box | None:
     """COCO xywh floats -> the pixels they touch, cut to the image; None when there is none or it is empty."""
     if not entry.get("bbox"):
         return None

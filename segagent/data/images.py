@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -23,11 +24,12 @@ def resolve_inside(root: str | Path, name: str) -> Path:
     return Path(os.path.abspath(Path(root) / name))
 
 
-def _open(path: str | Path) -> Image.Image:
-    if not Path(path).is_file():
+def _open(path: str | Path, source: BinaryIO | None = None) -> Image.Image:
+    """source: the file's bytes, where `path` only names them."""
+    if source is None and not Path(path).is_file():
         raise ValueError(f"{path}: no such image file")
     try:
-        image = Image.open(path)
+        image = Image.open(path if source is None else source)
         image.load()
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not an image that Pillow can read") from None
@@ -47,12 +49,13 @@ def _to_eight_bits(array: np.ndarray, path: str | Path) -> np.ndarray:
     raise ValueError(f"{path}: {array.dtype} pixels between {array.min()} and {array.max()}; save it as 8 or 16 bit")
 
 
-def load_image(path: str | Path) -> np.ndarray:
+def load_image(path: str | Path, source: BinaryIO | None = None) -> np.ndarray:
     """Any picture file -> `[H, W, 3]` uint8 RGB, turned as EXIF says; transparency is laid on white.
 
-    Greyscale, 16-bit, palette and CMYK files work. Raises `ValueError` naming the file when it is missing or broken.
+    source: its bytes, where they lie in another file that `path` names in messages. Greyscale, 16-bit, palette and CMYK
+    files work. Raises `ValueError` naming the file when it is missing or broken.
     """
-    image = ImageOps.exif_transpose(_open(path))
+    image = ImageOps.exif_transpose(_open(path, source))
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = _to_eight_bits(np.asarray(image), path)
         return np.repeat(grey[:, :, None], 3, axis=2)

@@ -7,6 +7,7 @@ kept but numbers and names.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -28,7 +29,9 @@ _REQUIRED = frozenset(REQUIRED_KEYS)
 class Collected:
     """What `collect` gathers. unparsable, null_target: `[n]` flags. image: number of each sample's image, `[n]`.
 
-    boundary: boundary IoU of the scored mask, `[n]`, empty when not asked for.
+    boundary: boundary IoU of the scored mask, `[n]`, empty when not asked for. object: number of each sample's object,
+    `[n]`: samples of one image with equal `object_id`, or without one, with equal targets. words: length of its
+    expression, `[n]`. category: of its object, "" where the file does not say.
     """
 
     table: Table
@@ -37,6 +40,9 @@ class Collected:
     unparsable: np.ndarray
     null_target: np.ndarray
     boundary: np.ndarray
+    object: np.ndarray
+    words: np.ndarray
+    category: list[str]
 
 
 @dataclass
@@ -95,6 +101,10 @@ class Collector:
     unparsable: list[bool] = field(default_factory=list)
     null_target: list[bool] = field(default_factory=list)
     boundary: list[float] = field(default_factory=list)
+    objects: dict[tuple, int] = field(default_factory=dict)
+    object: list[int] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    category: list[str] = field(default_factory=list)
 
     def add(self, records: Sequence[dict]) -> None:
         entries = [self._entry(record, len(self.image) + rank) for rank, record in enumerate(records)]
@@ -142,6 +152,12 @@ class Collector:
         facts.image.append(image)
         caption = record.get("caption")
         facts.caption.append(str(caption[0]) if caption else "")
+        self.words.append(len(facts.caption[-1].split()))
+        self.category.append(sys.intern(str(record.get("category") or "")))
+        # The hash stands for the target itself, which would be kept for nothing else.
+        identity = record.get("object_id")
+        identity = hash(entry.target["counts"]) if identity is None else str(identity)
+        self.object.append(self.objects.setdefault((self.image[-1], identity), len(self.objects)))
         facts.size.append((entry.size[0], entry.size[1]))
         facts.chosen.append(chosen_index(percent))
         if facts.problem is None:
@@ -152,7 +168,16 @@ class Collector:
         empty = np.zeros(0, np.int64)
         table = Table.join(self.tables) if self.tables else Table(*([empty] * 5), np.zeros(0), *([empty] * 2))
         flags = np.array(self.unparsable, bool), np.array(self.null_target, bool)
-        return Collected(table, self.facts, np.array(self.image, np.int64), *flags, np.array(self.boundary))
+        return Collected(
+            table,
+            self.facts,
+            np.array(self.image, np.int64),
+            *flags,
+            boundary=np.array(self.boundary),
+            object=np.array(self.object, np.int64),
+            words=np.array(self.words, np.int64),
+            category=self.category,
+        )
 
 
 def _missing(record: dict, items: list[dict], where: str) -> Exception | None:

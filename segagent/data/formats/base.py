@@ -1,0 +1,105 @@
+"""What every file format is, and objects without clicks as trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from segagent.data.images import IMAGE_SUFFIXES, image_size
+from segagent.data.predictions import empty_rle
+from segagent.data.segagent_json import image_path_of
+from segagent.masks import encode_rle
+from segagent.types import InitKind, Trajectory
+
+
+class FileFormat(Protocol):
+    """path: the file or folder. images: folder of the pictures, where the format needs their sizes or copies them.
+
+    `read` raises `ValueError` naming file and place for what is unsound, `write` for what cannot be said in the format;
+    it returns how many trajectories it wrote. holds: which of `clicks` and `void pixels` survive in the format.
+    """
+
+    holds: tuple[str, ...]
+
+    def read(self) -> Iterator[Trajectory]: ...
+
+    def write(self, trajectories: Iterable[Trajectory]) -> int: ...
+
+
+def object_trajectory(
+    target: np.ndarray, *, sample_id: str, image_name: str | int, text: str, **facts: Any
+) -> Trajectory:
+    """An object nobody has clicked yet: `[H, W]` bool target, empty start, no steps.
+
+    facts: further fields of `Trajectory` (object_id, category, void as `[H, W]` bool or None).
+    """
+    height, width = target.shape
+    void = facts.pop("void", None)
+    return Trajectory(
+        sample_id=sample_id,
+        image_name=image_name,
+        height=height,
+        width=width,
+        text=text,
+        target=encode_rle(target),
+        void=None if void is None else encode_rle(void),
+        init=InitKind.EMPTY,
+        init_mask=empty_rle(height, width),
+        init_iou=0.0 if target.any() else 1.0,
+        **facts,
+    )
+
+
+def need_target(trajectory: Trajectory) -> dict:
+    """Its target as RLE. Raises `ValueError` when there is none."""
+    if trajectory.target is None:
+        raise ValueError(f"sample {trajectory.sample_id!r}: has no target mask, and this format holds nothing else")
+    return trajectory.target
+
+
+def picture_path(trajectory: Trajectory) -> str:
+    """The picture's path relative to the image root; a COCO id becomes the path it stands for."""
+    return image_path_of(trajectory.image_name)
+
+
+def group_by_picture(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
+    """Picture path -> its trajectories, both in order of appearance. Raises `ValueError` for unequal sizes."""
+    groups: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        group = groups.setdefault(picture_path(trajectory), [])
+        if group and (group[0].height, group[0].width) != (trajectory.height, trajectory.width):
+            raise ValueError(
+                f"sample {trajectory.sample_id!r}: another size than {group[0].sample_id!r} on one picture"
+            )
+        group.append(trajectory)
+    return groups
+
+
+def flat_names(paths: Iterable[str]) -> dict[str, str]:
+    """Picture path -> its file name without folders and suffix. Raises `ValueError` when two become one."""
+    names: dict[str, str] = {}
+    for path in paths:
+        stem = Path(path).stem
+        twin = next((other for other, name in names.items() if name == stem), None)
+        if twin is not None:
+            raise ValueError(f"{twin} and {path} have one name, and this format has one file per name")
+        names[path] = stem
+    return names
+
+
+def find_picture(folder: Path, stem: str) -> Path:
+    """`folder/stem.SUFFIX`. Raises `ValueError` when there is none."""
+    for suffix in sorted(IMAGE_SUFFIXES):
+        for path in (folder / f"{stem}{suffix}", folder / f"{stem}{suffix.upper()}"):
+            if path.is_file():
+                return path
+    raise ValueError(f"{folder / stem}: no picture of this name ({', '.join(sorted(IMAGE_SUFFIXES))})")
+
+
+def picture_size(folder: Path, stem: str) -> tuple[Path, int, int]:
+    """(path, height, width) of the picture with this name, without decoding it."""
+    path = find_picture(folder, stem)
+    return path, *image_size(path)

@@ -1,0 +1,120 @@
+"""COCO instances JSON, with run-length masks (exact) and the expressions of each object as its `caption`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pycocotools import mask as coco_mask
+
+from segagent.data.coco import read_instances, segmentation_to_mask
+from segagent.data.formats.base import group_by_picture, need_target, object_trajectory
+from segagent.types import Trajectory
+
+
+class CocoFile:
+    """One annotation per object: samples of one picture with equal `object_id` and target are one, their texts a list.
+
+    Cannot say: clicks, void pixels. Polygons are read and drawn as COCO draws them; crowd regions are no objects and
+    are left out. Keys beside COCO's: `caption`, `sample_ids`, `object_id`. path: the file. images: not needed.
+    """
+
+    holds = ()
+
+    def __init__(self, *, path: str, images: str | None = None) -> None:
+        self.path = Path(path)
+
+    def read(self) -> Iterator[Trajectory]:
+        content = read_instances(self.path)
+        pictures = {entry["id"]: entry for entry in content["images"]}
+        categories = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
+        for entry in content["annotations"]:
+            where = f"{self.path}: annotation {entry.get('id')}"
+            if entry.get("iscrowd"):
+                continue
+            try:
+                yield from _objects(entry, pictures, categories, where)
+            except KeyError as error:
+                raise ValueError(f"{where}: {error} is missing") from None
+
+    def write(self, trajectories: Iterable[Trajectory]) -> int:
+        groups = group_by_picture(trajectories)
+        members = [trajectory for group in groups.values() for trajectory in group]
+        named = sorted({trajectory.category or "object" for trajectory in members})
+        categories = {name: number for number, name in enumerate(named, 1)}
+        images, annotations = [], []
+        for number, (name, group) in enumerate(groups.items(), 1):
+            first = group[0]
+            images.append({"id": number, "file_name": name, "height": first.height, "width": first.width})
+            if not isinstance(first.image_name, str) or first.image_name != name:
+                images[-1]["image_name"] = first.image_name
+            for expressions in _by_object(group):
+                annotations.append(_annotation(expressions, len(annotations) + 1, number, categories))
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": number, "name": name} for name, number in categories.items()],
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        os.replace(partial, self.path)
+        return len(members)
+
+
+def _objects(entry: dict, pictures: dict, categories: dict, where: str) -> Iterator[Trajectory]:
+    picture = pictures[entry["image_id"]]
+    target = segmentation_to_mask(entry["segmentation"], picture["height"], picture["width"], where)
+    category = categories.get(entry.get("category_id"))
+    captions = entry.get("caption") or [category or "object"]
+    captions = [captions] if isinstance(captions, str) else captions
+    name = f"{entry['id']}"
+    ids = entry.get("sample_ids") or [name if k == 0 else f"{name}#{k}" for k in range(len(captions))]
+    for sample_id, caption in zip(ids, captions, strict=True):
+        yield object_trajectory(
+            target,
+            sample_id=sample_id,
+            image_name=picture.get("image_name", picture["file_name"]),
+            text=caption,
+            object_id=entry.get("object_id", entry["id"]),
+            category=category,
+        )
+
+
+def _by_object(group: list[Trajectory]) -> list[list[Trajectory]]:
+    """Samples of one picture -> one list per object; an object id that is None says nothing."""
+    objects: list[list[Trajectory]] = []
+    for trajectory in group:
+        same = (
+            found
+            for found in objects
+            if trajectory.object_id is not None
+            and (found[0].object_id, found[0].target, found[0].category)
+            == (trajectory.object_id, trajectory.target, trajectory.category)
+        )
+        home = next(same, None)
+        if home is None:
+            objects.append([trajectory])
+        else:
+            home.append(trajectory)
+    return objects
+
+
+def _annotation(expressions: list[Trajectory], number: int, image: int, categories: dict[str, int]) -> dict:
+    first = expressions[0]
+    rle = need_target(first)
+    coded = {"size": rle["size"], "counts": rle["counts"].encode("ascii")}
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": categories[first.category or "object"],
+        "segmentation": rle,
+        "bbox": coco_mask.toBbox(coded).tolist(),
+        "area": int(coco_mask.area(coded)),
+        "iscrowd": 0,
+        "caption": [expression.text for expression in expressions],
+        "sample_ids": [expression.sample_id for expression in expressions],
+        "object_id": first.object_id,
+    }

@@ -1,0 +1,46 @@
+"""The two files that hold clicks: ours (JSONL) and the released trajectory JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from segagent.data.segagent_json import read_official, write_official
+from segagent.data.trajectories import TrajectoryWriter, read_trajectories
+from segagent.types import Trajectory
+
+
+class TrajectoryJsonl:
+    """Our trajectory file (docs/files.md); it holds everything. path: the file. images: not needed."""
+
+    holds = ("clicks", "void pixels")
+
+    def __init__(self, *, path: str, images: str | None = None) -> None:
+        self.path = path
+
+    def read(self) -> Iterator[Trajectory]:
+        return read_trajectories(self.path)
+
+    def write(self, trajectories: Iterable[Trajectory]) -> int:
+        count = 0
+        with TrajectoryWriter(self.path) as writer:
+            for trajectory in trajectories:
+                writer.write([trajectory])
+                count += 1
+        return count
+
+
+class OfficialTrajectories:
+    """The released trajectory JSON (`data.segagent_json`). Cannot say: void pixels, category, sample ids, texts of
+    replies, why a trajectory ended; it refuses starts other than the empty mask. path: the file. images: not needed.
+    """
+
+    holds = ("clicks",)
+
+    def __init__(self, *, path: str, images: str | None = None) -> None:
+        self.path = path
+
+    def read(self) -> Iterator[Trajectory]:
+        return read_official(self.path)
+
+    def write(self, trajectories: Iterable[Trajectory]) -> int:
+        return write_official(self.path, trajectories)

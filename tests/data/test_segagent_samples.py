@@ -1,0 +1,53 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segagent.data.segagent_json import image_path_of
+from segagent.data.segagent_samples import SegAgentJson
+from segagent.masks import decode_rle
+
+EXAMPLE = Path(__file__).parents[1] / "fixtures" / "trace_record" / "example_record.json"
+RECORDS = json.loads(EXAMPLE.read_text())["data"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    for record in RECORDS:
+        path = tmp_path / "images" / image_path_of(record["image_name"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((record["height"], record["width"], 3), np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def test_every_caption_of_a_released_file_is_a_sample(images):
+    data = SegAgentJson(annotations=str(EXAMPLE), images=str(images))
+    captions = [r["gt_ann"]["caption"] for r in RECORDS]
+    texts = [text for caption in captions for text in ([caption] if isinstance(caption, str) else caption)]
+    assert [data[k].text for k in range(len(data))] == texts and data.sample_id(0) == "0"
+    sample = data[0]
+    assert (sample.target == decode_rle(RECORDS[0]["gt_ann"]["segmentation"])).all()
+    assert sample.image_name == 581857 and sample.image_key.endswith("COCO_train2014_000000581857.jpg")
+    assert len(SegAgentJson(annotations=str(EXAMPLE), images=str(images), limit=1)) == 1
+
+
+def test_names_may_be_left_out_as_the_released_evaluation_does(images):
+    with pytest.raises(ValueError, match=r"no record to work on \(data\.include='png\$'\)"):
+        SegAgentJson(annotations=str(EXAMPLE), images=str(images), include="png$")
+
+
+def test_what_is_missing_or_of_another_size_is_named(images, tmp_path):
+    with pytest.raises(ValueError, match=r"none\.json: no such file \(data\.annotations\)"):
+        SegAgentJson(annotations="none.json", images=str(images))
+    with pytest.raises(ValueError, match=r"nowhere: no such folder \(data\.images\)"):
+        SegAgentJson(annotations=str(EXAMPLE), images="nowhere")
+    path = images / image_path_of(RECORDS[0]["image_name"])
+    Image.fromarray(np.zeros((3, 5, 3), np.uint8)).save(path)
+    data = SegAgentJson(annotations=str(EXAMPLE), images=str(images))
+    with pytest.raises(ValueError, match=r"the picture is \[3, 5\] but record 0 of"):
+        data[0]
+    path.unlink()
+    with pytest.raises(ValueError, match=r"000000581857\.jpg: no such image file"):
+        SegAgentJson(annotations=str(EXAMPLE), images=str(images))[0]
