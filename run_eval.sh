@@ -1,22 +1,88 @@
 #!/usr/bin/env bash
-# The main job: bash run_eval.sh [CHECKPOINT] [overrides...]
+# The main job: bash run_eval.sh [CHECKPOINT] [overrides...]; evaltools/eval.md explains it.
 #
-# CHECKPOINT is the folder of a multimodal LLM (docs/models.md), which then clicks (`policy=agent`). No learnt policy ships
-# yet: without it the simulated annotator (`policy=oracle`) clicks and stops at IoU 0.95, as a person would. The shipped
-# segmenter `simpleclick_nano` answers, on the first 200 validation samples of refshapes. Overrides are those of
-# scripts/evaluate.py.
+# CHECKPOINT is the folder of a multimodal LLM (docs/models.md), which then clicks (`policy=agent`); its config.json tells
+# family, dialogue and picture size. No learnt policy ships yet: without it the simulated annotator (`policy=oracle`) clicks
+# and stops at IoU 0.95, as a person would. The shipped segmenter `simpleclick_nano` answers, on the first 200 validation
+# samples of refshapes. Overrides are those of scripts/evaluate.py. From the environment, each with further settings behind:
+#   DATA="segagent_json data.annotations=F data.images=DIR"   SPLIT=testA   SEGMENTER="simpleclick segmenter.path=F"
+#   PRESET=released   GPUS=4 (default: those that are visible; each does a part, and the parts are joined)
 set -u
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/setup.sh"
+settings=(overwrite=true)
+gpus=1
 case "${1:-}" in
   "" | *=* | -*)
-    echo "run_eval: no learnt policy ships yet; policy=oracle clicks with the target known, segmenter=simpleclick_nano answers"
-    policy=(policy=oracle rollout.tau_stop=0.95)
+    [ -n "${PRESET:-}" ] && fail "PRESET=$PRESET: needs a CHECKPOINT, since a preset is about the model that clicks"
+    echo "run_eval: no learnt policy ships yet; policy=oracle clicks with the target known"
+    settings+=(policy=oracle rollout.tau_stop=0.95)
     ;;
   *)
-    policy=(policy=agent "mllm=$1")
+    settings+=(policy=agent "mllm=$1")
     shift
+    gpus="${GPUS:-}"
+    if [ -z "$gpus" ]; then
+      if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+        gpus="$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)"
+      else
+        gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')"
+      fi
+    fi
     ;;
 esac
+case "$gpus" in "" | *[!0-9]*) fail "GPUS=$gpus: give a whole number" ;; esac
+
+# What is not said is the embedded benchmark. Words after the first are further settings.
+[ -n "${PRESET:-}" ] && settings+=("preset=$PRESET")
+if [ -n "${DATA:-}" ]; then
+  read -ra words <<<"$DATA"
+  settings+=("data=${words[0]}" "${words[@]:1}")
+elif [ -z "${PRESET:-}" ]; then
+  settings+=(data=refshapes data.limit=200 "data.split=${SPLIT:-val}")
+fi
+[ -n "${DATA:-}" ] && [ -n "${SPLIT:-}" ] && settings+=("data.split=$SPLIT")
+if [ -n "${SEGMENTER:-}" ]; then
+  read -ra words <<<"$SEGMENTER"
+  settings+=("segmenter=${words[0]}" "${words[@]:1}")
+elif [ -z "${PRESET:-}" ]; then
+  settings+=(segmenter=simpleclick_nano)
+fi
+[ -z "${PRESET:-}" ] && settings+=(rollout.max_clicks=7)
+
 out="$ROOT/results/run_eval.json"
-exec "$PYTHON" "$ROOT/scripts/evaluate.py" data=refshapes data.split=val data.limit=200 segmenter=simpleclick_nano \
-  rollout.max_clicks=7 "${policy[@]}" "out=$out" overwrite=true "$@"
+others=()
+for argument in "$@"; do
+  case "$argument" in out=*) out="${argument#out=}" ;; *) others+=("$argument") ;; esac
+done
+settings+=(${others[@]+"${others[@]}"})
+
+if [ "$gpus" -le 1 ]; then
+  exec "$PYTHON" "$ROOT/scripts/evaluate.py" "${settings[@]}" "out=\"$out\""
+fi
+
+# Samples do not depend on each other: one process per GPU, each with a block of them, and no communication.
+if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+  IFS=',' read -ra devices <<<"$CUDA_VISIBLE_DEVICES"
+else
+  devices=($(seq 0 $((gpus - 1))))
+fi
+[ "${#devices[@]}" -ge "$gpus" ] || fail "GPUS=$gpus, but CUDA_VISIBLE_DEVICES names ${#devices[@]}"
+processes=()
+parts=""
+trap 'kill "${processes[@]}" 2>/dev/null; exit 130' INT TERM
+for ((i = 0; i < gpus; i++)); do
+  part="${out%.json}.part$i.json"
+  parts="$parts${parts:+,}\"$part\""
+  CUDA_VISIBLE_DEVICES="${devices[$i]}" "$PYTHON" "$ROOT/scripts/evaluate.py" "${settings[@]}" "shard=$i/$gpus" \
+    "out=\"$part\"" report=false &
+  processes+=($!)
+done
+status=0
+for process in "${processes[@]}"; do
+  wait "$process"
+  code=$?
+  # 1: done, with samples skipped and reported.
+  [ "$code" -gt 1 ] && status="$code"
+done
+[ "$status" -eq 0 ] || fail "a part failed (see above)"
+exec "$PYTHON" "$ROOT/scripts/join.py" "out=\"$out\"" "parts=[$parts]" overwrite=true

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -63,6 +64,13 @@ def load_image(path: str | Path, source: BinaryIO | None = None) -> np.ndarray:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
     return np.array(image.convert("RGB"))
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """What is left of `[H, W, 3]` uint8 RGB after Pillow wrote it as JPEG (`quality` 1..95) and read it again."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.array(Image.open(buffer).convert("RGB"))
 
 
 def load_label_map(path: str | Path) -> np.ndarray:

@@ -6,8 +6,10 @@ It sees the picture with the mask painted on it and the description; neither the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from segagent.dialogue import load_dialogue
+from segagent.data.images import through_jpeg
+from segagent.dialogue import Observation, load_dialogue
 from segagent.environment import stable_generator
 from segagent.mllm.base import MLLM, Completion
 from segagent.types import Action, EndReason, State
@@ -19,9 +21,10 @@ class Agent:
     """mllm: see `mllm.base.MLLM`. dialogue: name of the one it is spoken to in, None for its checkpoint's own.
 
     temperature: of sampling; at 0 all candidates of a state are alike, and one is returned. max_new_tokens: of a reply.
-    prefix: what every reply begins with, as if the model had said it. takes_boxes: a reply with a box and no point is
-    a box action; otherwise it counts as unparsable. seed: of sampling; a state's samples follow from it, the sample and
-    the clicks so far.
+    prefix: what every reply begins with, as if the model had said it. jpeg_quality: the picture with the mask goes
+    through JPEG before the model sees it, as in the released evaluation (75); None: it does not. takes_boxes: a reply
+    with a box and no point is a box action; otherwise it counts as unparsable. seed: of sampling; a state's samples
+    follow from it, the sample and the clicks so far.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Agent:
         temperature: float = 0.0,
         max_new_tokens: int = 64,
         prefix: str = "",
+        jpeg_quality: int | None = None,
         takes_boxes: bool = False,
         seed: int = 0,
     ) -> None:
@@ -43,6 +47,9 @@ class Agent:
         self.mllm, self.dialogue = mllm, load_dialogue(named)
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self.prefix, self.takes_boxes, self.seed = prefix, takes_boxes, seed
+        if jpeg_quality is not None and not 1 <= jpeg_quality <= 95:
+            raise ValueError(f"policy.jpeg_quality={jpeg_quality}: give 1 to 95, or null for none")
+        self.jpeg_quality = jpeg_quality
 
     def propose(
         self, states: Sequence[State], num_candidates: int = 1, prefixes: Sequence[str] | None = None
@@ -53,7 +60,7 @@ class Agent:
         text includes it, its log-probability does not.
         """
         prefixes = [self.prefix] * len(states) if prefixes is None else prefixes
-        observations = [self.dialogue.observe(state.sample.image, state.mask, state.sample.text) for state in states]
+        observations = [self._observe(state) for state in states]
         replies = self.mllm.generate(
             observations,
             prefixes=prefixes if any(prefixes) else None,
@@ -66,6 +73,12 @@ class Agent:
             [self.read(state, prefix, completion) for completion in completions]
             for state, prefix, completions in zip(states, prefixes, replies, strict=True)
         ]
+
+    def _observe(self, state: State) -> Observation:
+        seen = self.dialogue.observe(state.sample.image, state.mask, state.sample.text)
+        if self.jpeg_quality is None:
+            return seen
+        return replace(seen, image=through_jpeg(seen.image, self.jpeg_quality))
 
     def read(self, state: State, prefix: str, completion: Completion) -> Action:
         """The action that a reply stands for; one that cannot be read ends the trajectory and keeps its text."""
