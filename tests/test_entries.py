@@ -207,7 +207,7 @@ def test_a_wrong_protocol_is_refused_before_the_run(protocol, message, tmp_path)
 
 def test_help_lists_the_settings_and_the_groups():
     done = call("scripts/simulate.py", "--help")
-    assert "max_clicks: 20" in done.stdout and "policy=agent|center|noisy_oracle|oracle|random" in done.stdout
+    assert "max_clicks: 20" in done.stdout and "policy=agent|beam|box|box_agent|center|greedy|mcts|noisy_oracle" in done.stdout
 
 
 def test_visualize_draws_one_sample(photos, tmp_path):

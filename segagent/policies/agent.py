@@ -19,7 +19,8 @@ class Agent:
     """mllm: see `mllm.base.MLLM`. dialogue: name of the one it is spoken to in, None for its checkpoint's own.
 
     temperature: of sampling; at 0 all candidates of a state are alike, and one is returned. max_new_tokens: of a reply.
-    prefix: what every reply begins with, as if the model had said it. takes_boxes: a reply with a box and no point is
+    greedy_first: the first of several candidates is the greedy reply, whatever the temperature; so one candidate is what
+    the policy does alone at temperature 0. prefix: what every reply begins with, as if the model had said it. takes_boxes: a reply with a box and no point is
     a box action; otherwise it counts as unparsable. seed: of sampling; a state's samples follow from it, the sample and
     the clicks so far.
     """
@@ -30,6 +31,7 @@ class Agent:
         mllm: MLLM | None,
         dialogue: str | None = None,
         temperature: float = 0.0,
+        greedy_first: bool = False,
         max_new_tokens: int = 64,
         prefix: str = "",
         takes_boxes: bool = False,
@@ -41,7 +43,7 @@ class Agent:
         if named is None:
             raise ValueError("policy=agent: the checkpoint names no dialogue; say policy.dialogue=NAME")
         self.mllm, self.dialogue = mllm, load_dialogue(named)
-        self.temperature, self.max_new_tokens = temperature, max_new_tokens
+        self.temperature, self.greedy_first, self.max_new_tokens = temperature, greedy_first, max_new_tokens
         self.prefix, self.takes_boxes, self.seed = prefix, takes_boxes, seed
 
     def propose(
@@ -54,11 +56,13 @@ class Agent:
         """
         prefixes = [self.prefix] * len(states) if prefixes is None else prefixes
         observations = [self.dialogue.observe(state.sample.image, state.mask, state.sample.text) for state in states]
+        alone = self.greedy_first and num_candidates == 1
         replies = self.mllm.generate(
             observations,
             prefixes=prefixes if any(prefixes) else None,
             num_samples=1 if self.temperature == 0 else num_candidates,
-            temperature=self.temperature,
+            temperature=0.0 if alone else self.temperature,
+            **({"greedy_first": True} if self.greedy_first and num_candidates > 1 else {}),
             seeds=[self._seed(state) for state in states],
             max_new_tokens=self.max_new_tokens,
         )
