@@ -1,6 +1,6 @@
 """What search is worth with a clumsy annotator and a perfect reward: IoU against segmenter calls, and seconds.
 
-    python benchmarks/search.py --samples 100 --out benchmarks/results/search.json segmenter=simpleclick_nano
+    python benchmarks/search.py segmenter=simpleclick_nano --samples 100 --out benchmarks/results/search.json
 
 The simulated annotator misplaces 20% of its clicks and flips 10%; the reward is the true IoU: what is measured is the
 search, not a reward model. Every search runs on the same samples, and differences to the first (one candidate, the
@@ -29,7 +29,6 @@ from segagent.types import Sample
 
 NOISE = ("proposer=noisy_oracle", "proposer.misplace=0.2", "proposer.flip=0.1", "reward=true_iou")
 ROWS = {
-    "K=1, last mask": ("policy=greedy", "search.k=1"),
     "K=1": ("policy=greedy", "search.k=1"),
     "greedy K=2": ("policy=greedy", "search.k=2"),
     "greedy K=3": ("policy=greedy", "search.k=3"),
@@ -48,7 +47,7 @@ def settings(overrides: Sequence[str]) -> list[str]:
     return ["policy@" + one if one.startswith("proposer=") else one for one in overrides]
 
 
-def measured(samples: Sequence[Sample], overrides: Sequence[str], protocol: str, batch_size: int) -> tuple[dict, list]:
+def measured(samples: Sequence[Sample], overrides: Sequence[str], batch_size: int) -> tuple[dict, list]:
     """Figures of one search, and (intersection, union, image) of each sample's scored mask."""
     config = compose_config("evaluate", settings(["out=unused", *overrides]))
     environment = Environment(segmenter=build(config.segmenter), seed=config.seed, **config.rollout)
@@ -56,11 +55,12 @@ def measured(samples: Sequence[Sample], overrides: Sequence[str], protocol: str,
     batches = rollout(samples, policy=search, environment=environment, init=config.init, batch_size=batch_size)
     trajectories = [trajectory for batch in batches for trajectory in batch]
     seconds = time.perf_counter() - began
-    scores = score(map(prediction_record, trajectories), protocol, click_limit=environment.max_clicks)
+    scores = score(map(prediction_record, trajectories), "best_predicted", click_limit=environment.max_clicks)
     table, place = scores.counted.table, scores.counted.table.starts + scores.chosen()
     counts = search.statistics()
     figures = {key: value for key, value in scores.metrics().items() if key.startswith(("ciou", "miou"))}
-    figures |= {key: counts[key] for key in counts} | {"seconds": seconds}
+    figures["ciou_last_mask"] = scores.metrics("final")["ciou"]
+    figures |= counts | {"seconds": seconds}
     figures["clicks_per_sample"] = counts["search_clicks"] / len(samples)
     return figures, [table.intersection[place], table.union[place], scores.counted.image]
 
@@ -81,6 +81,15 @@ def differences(rows: list, base: list, resamples: int = 2000) -> dict[str, floa
     return made
 
 
+def line(name: str, row: dict) -> str:
+    keys = ("ciou", "ciou_low", "ciou_high", "ciou_gain", "ciou_gain_low", "ciou_gain_high", "ciou_last_mask")
+    ciou, low, high, gain, least, most, last = (100 * row[key] for key in keys)
+    return (
+        f"{name:22} cIoU {ciou:6.2f} [{low:.2f} {high:.2f}]  gain {gain:+6.2f} [{least:+.2f} {most:+.2f}]"
+        f"  last mask {last:6.2f}  calls/sample {row['clicks_per_sample']:5.1f}  {row['seconds']:6.1f} s"
+    )
+
+
 def draw(results: dict[str, dict], title: str, path: Path) -> None:
     """cIoU with its interval over segmenter calls per sample; searches of one kind are joined."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
@@ -90,7 +99,8 @@ def draw(results: dict[str, dict], title: str, path: Path) -> None:
         names.sort(key=lambda name: results[name]["clicks_per_sample"])
         x = [results[name]["clicks_per_sample"] for name in names]
         y = [100 * results[name]["ciou"] for name in names]
-        error = [[abs(100 * results[name][f"ciou_{end}"] - v) for name, v in zip(names, y, strict=True)] for end in ("low", "high")]
+        ends = np.array([[results[name][f"ciou_{end}"] for name in names] for end in ("low", "high")])
+        error = np.abs(100 * ends - y)
         axes.errorbar(x, y, yerr=error, marker="o", markersize=4, capsize=3, color=color, label=kind)
     axes.set(xlabel="segmenter calls per sample", ylabel="cIoU in %, 95% interval", title=title)
     axes.grid(axis="y", color="#8888", linewidth=0.5)
@@ -113,21 +123,16 @@ def main() -> None:
     results: dict[str, dict] = {}
     scored: dict[str, list] = {}
     for name in dict.fromkeys([BASE, *arguments.rows]):
-        protocol = "final" if name.endswith("last mask") else "best_predicted"
         overrides = [*given[:3], *NOISE, *ROWS[name], *arguments.overrides]
-        results[name], scored[name] = measured(samples, overrides, protocol, arguments.batch_size)
-        row = results[name] | differences(scored[name], scored[BASE])
+        row, scored[name] = measured(samples, overrides, arguments.batch_size)
+        row |= differences(scored[name], scored[BASE])
         results[name] = row
-        print(
-            f"{name:22} cIoU {100 * row['ciou']:6.2f} [{100 * row['ciou_low']:.2f} {100 * row['ciou_high']:.2f}]"
-            f"  gain {100 * row['ciou_gain']:+6.2f} [{100 * row['ciou_gain_low']:+.2f} {100 * row['ciou_gain_high']:+.2f}]"
-            f"  clicks/sample {row['clicks_per_sample']:5.1f}  {row['seconds']:6.1f} s",
-            flush=True,
-        )
+        print(line(name, row), flush=True)
+        if arguments.out:
+            facts = {"machine": machine(), "samples": len(samples), "overrides": arguments.overrides, "noise": NOISE}
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(facts | {"rows": results}, indent=1) + "\n")
     if arguments.out:
-        facts = {"machine": machine(), "samples": len(samples), "overrides": arguments.overrides, "noise": NOISE}
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(facts | {"rows": results}, indent=1) + "\n")
         draw(results, f"noisy annotator, true IoU as reward, {len(samples)} samples", arguments.out.with_suffix(".png"))
 
 

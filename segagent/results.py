@@ -103,7 +103,8 @@ def publish(
     if report:
         from segagent.report import write_report  # brings matplotlib: a second that other entries need not wait
 
-        curves = {name: metrics[name] for name in ("ciou_by_step", "miou_by_step")}
+        names = ("ciou_by_step", "miou_by_step", "best_ciou_by_step")
+        curves = {name: metrics[name] for name in names if name in metrics}
         write_report(
             beside(out, ".html"),
             title=title,

@@ -86,8 +86,9 @@ def sample(
 ) -> list[list[Sampled]]:
     """`num_samples` continuations of every prompt, `[B][K]`; at temperature 0 the greedy one, computed once.
 
-    greedy_first: see `base.MLLM.generate`. limits: most new tokens per prompt. Sequences that ended leave the batch, so a long one does not hold up the others.
-    The cache of `prompts` is left as it was when K > 1 (at K = 1 it grows: branch before to use it again).
+    greedy_first: see `base.MLLM.generate`. limits: most new tokens per prompt. Sequences that ended leave the batch, so
+    a long one does not hold up the others. The cache of `prompts` is left as it was when K > 1 (at K = 1 it grows:
+    branch before to use it again).
     """
     count = len(limits)
     copies = 1 if temperature == 0 else num_samples

@@ -18,11 +18,11 @@ SOURCE = "agent"
 class Agent:
     """mllm: see `mllm.base.MLLM`. dialogue: name of the one it is spoken to in, None for its checkpoint's own.
 
-    temperature: of sampling; at 0 all candidates of a state are alike, and one is returned. max_new_tokens: of a reply.
-    greedy_first: the first of several candidates is the greedy reply, whatever the temperature; so one candidate is what
-    the policy does alone at temperature 0. prefix: what every reply begins with, as if the model had said it. takes_boxes: a reply with a box and no point is
-    a box action; otherwise it counts as unparsable. seed: of sampling; a state's samples follow from it, the sample and
-    the clicks so far.
+    temperature: of sampling; at 0 all candidates of a state are alike, and one is returned. greedy_first: the first of
+    several candidates is the greedy reply, whatever the temperature, so that one candidate is what the policy does at
+    temperature 0. max_new_tokens: of a reply. prefix: what every reply begins with, as if the model had said it.
+    takes_boxes: a reply with a box and no point is a box action; otherwise it counts as unparsable. seed: of sampling;
+    a state's samples follow from it, the sample and the clicks so far.
     """
 
     def __init__(

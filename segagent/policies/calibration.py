@@ -1,6 +1,6 @@
 """Predicted IoU -> what it is worth: isotonic regression of the true IoU on it, and the reliability curve.
 
-In: pairs of predicted and true IoU. Out: a nondecreasing map of [0, 1], kept as JSON beside the checkpoint it belongs to.
+In: pairs of predicted and true IoU. Out: a nondecreasing map of [0, 1], kept as JSON beside the checkpoint it is of.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Calibration:
             knots = json.loads(path.read_text(encoding="utf-8"))
             return cls(knots["predicted"], knots["true"])
         except OSError:
-            raise ValueError(f"{path}: no such calibration; evaltools/filtering.py calibration_out=... makes one") from None
+            raise ValueError(
+                f"{path}: no such calibration; evaltools/filtering.py calibration_out=... makes one"
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a calibration ({error})") from None
 
@@ -79,4 +81,5 @@ def reliability(predicted: np.ndarray, true: np.ndarray, bins: int = 10) -> dict
     count = np.bincount(place, minlength=bins)
     sums = [np.bincount(place, values, bins) for values in (predicted, true)]
     means = [[float(s / n) if n else None for s, n in zip(row, count, strict=True)] for row in sums]
-    return dict(zip(("reliability_n", "reliability_predicted", "reliability_true"), (count.tolist(), *means), strict=True))
+    names = ("reliability_n", "reliability_predicted", "reliability_true")
+    return dict(zip(names, (count.tolist(), *means), strict=True))

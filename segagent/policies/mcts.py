@@ -104,8 +104,8 @@ class _Growth(Tree):
 
 
 class Mcts(TreeSearch):
-    """budget: segmenter calls per sample; the search ends when they are spent, or when nothing is left to try. None: 7 k,
-    what greedy search spends in seven steps.
+    """budget: segmenter calls per sample; the search ends when they are spent, or when nothing is left to try. None:
+    7 k, what greedy search spends in seven steps.
 
     exploration: weight of the prior against rewards, in IoU. Other arguments: see `TreeSearch`; a turn is one call.
     """

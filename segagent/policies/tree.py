@@ -1,4 +1,4 @@
-"""What a search knows of one sample: nodes (states with what is thought of them), and a tree that says what to try next.
+"""What a search knows of one sample: nodes (states and what is thought of them), and a tree that says what to try next.
 
 A tree only decides; states are made by the environment and judged by `search.TreeSearch`, for all trees of a batch in
 one call each.

@@ -152,7 +152,7 @@ def test_the_batch_size_changes_nothing(discs, dataset_of, search_type, settings
 
 
 class Talker:
-    """An MLLM whose k-th sample points at column 100 k of the grid, and announces more of the mask the more is green."""
+    """An MLLM whose k-th sample points at its own column of the grid, and announces more the more is green."""
 
     dialogue = "nano"
 
@@ -198,7 +198,8 @@ def test_one_greedy_candidate_is_the_agent_alone_with_one_more_look(discs, datas
     talker.rows.clear()
     agent = Agent(mllm=talker, temperature=1.0, greedy_first=True)
     found = finish(states, Beam(proposer=agent, reward=PredictedIou(), k=1), environment)
-    assert [[s.action.text for s in one.steps] for one in found] == [[s.action.text for s in one.steps] for one in alone]
+    said, plain = ([[step.action.text for step in one.steps] for one in ones] for ones in (found, alone))
+    assert said == plain
     assert sum(talker.rows) == plain_rows + 3 and set(talker.asked) == {(1, 0.0, False)}
 
 
@@ -301,8 +302,10 @@ def test_what_was_tried_is_kept_unless_told_otherwise(sample_of):
         search = Beam(proposer=proposer, reward=TrueIou(), keep_candidates=keep)
         kept[keep] = finish([start], search, environment)[0].extras
     first, second, end = kept[True]["candidates"]
-    assert first == {"path": [0, 1], "clicks": {"is_positive": True, "coords": [0, 0]}, "pred_iou": 10 / 64, "iou": 10 / 64}
-    assert second["pred_iou"] == 40 / 64 and end == {"path": [0, 3], "end_reason": "finished", "pred_iou": 0.0, "iou": 0.0}
+    click = {"is_positive": True, "coords": [0, 0]}
+    assert first == {"path": [0, 1], "clicks": click, "pred_iou": 10 / 64, "iou": 10 / 64}
+    assert second["pred_iou"] == 40 / 64
+    assert end == {"path": [0, 3], "end_reason": "finished", "pred_iou": 0.0, "iou": 0.0}
     assert "candidates" not in kept[False]
 
 
