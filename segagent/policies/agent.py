@@ -20,9 +20,10 @@ class Agent:
 
     temperature: of sampling; at 0 all candidates of a state are alike, and one is returned. greedy_first: the first of
     several candidates is the greedy reply, whatever the temperature, so that one candidate is what the policy does at
-    temperature 0. max_new_tokens: of a reply. prefix: what every reply begins with, as if the model had said it.
-    takes_boxes: a reply with a box and no point is a box action; otherwise it counts as unparsable. seed: of sampling;
-    a state's samples follow from it, the sample and the clicks so far.
+    temperature 0. max_new_tokens: of a reply. prefix: what every reply begins with, as if the model had said it;
+    first_prefix: the first one of a trajectory, where it differs (`<box>(` asks for a box first). takes_boxes: a reply
+    with a box and no point is a box action; otherwise it counts as unparsable. seed: of sampling; a state's samples
+    follow from it, the sample and the clicks so far.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Agent:
         greedy_first: bool = False,
         max_new_tokens: int = 64,
         prefix: str = "",
+        first_prefix: str | None = None,
         takes_boxes: bool = False,
         seed: int = 0,
     ) -> None:
@@ -44,17 +46,18 @@ class Agent:
             raise ValueError("policy=agent: the checkpoint names no dialogue; say policy.dialogue=NAME")
         self.mllm, self.dialogue = mllm, load_dialogue(named)
         self.temperature, self.greedy_first, self.max_new_tokens = temperature, greedy_first, max_new_tokens
-        self.prefix, self.takes_boxes, self.seed = prefix, takes_boxes, seed
+        self.prefix, self.first_prefix = prefix, first_prefix
+        self.takes_boxes, self.seed = takes_boxes, seed
 
     def propose(
         self, states: Sequence[State], num_candidates: int = 1, prefixes: Sequence[str] | None = None
     ) -> list[list[Action]]:
         """See `Policy.propose`; all candidates of all states are sampled in one call, duplicates kept.
 
-        prefixes: what the reply to each state begins with (a box, a predicted IoU), instead of `prefix`. An action's
+        prefixes: what the reply to each state begins with (a box, a predicted IoU), instead of its own. An action's
         text includes it, its log-probability does not.
         """
-        prefixes = [self.prefix] * len(states) if prefixes is None else prefixes
+        prefixes = [self._prefix(state) for state in states] if prefixes is None else prefixes
         observations = [self.dialogue.observe(state.sample.image, state.mask, state.sample.text) for state in states]
         alone = self.greedy_first and num_candidates == 1
         replies = self.mllm.generate(
@@ -89,6 +92,9 @@ class Agent:
         if reply.box is not None and self.takes_boxes:
             return Action(box=reply.box, **facts)
         return Action(end=EndReason.FINISHED if reply.finished else EndReason.UNPARSABLE, **facts)
+
+    def _prefix(self, state: State) -> str:
+        return self.prefix if state.steps or self.first_prefix is None else self.first_prefix
 
     def _seed(self, state: State) -> int:
         random = stable_generator(SOURCE, self.seed, state.sample.sample_id, state.clicks, state.box)
