@@ -25,13 +25,17 @@ RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device")
 
 
 def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
-    """`mllm=FOLDER` -> the family that its config.json names, and its path; other settings come back as they are.
+    """`mllm=FOLDER` -> the family that its config.json names, and its path; `proposer=NAME` -> the member of the group
+    policy that stands at `proposer`; other settings come back as they are.
 
     Raises `ValueError` when it is neither a named config nor a folder of a family that there is.
     """
     expanded: list[str] = []
     for argument in arguments:
         group, _, value = argument.partition("=")
+        if group == "proposer":
+            expanded.append(f"policy@{argument}")
+            continue
         if group != "mllm" or value in ("", "null", *names("mllm")):
             expanded.append(argument)
             continue

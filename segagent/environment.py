@@ -242,4 +242,5 @@ def to_trajectory(state: State, seconds: float | None = None) -> Trajectory:
         object_id=sample.object_id,
         category=sample.category,
         seconds=seconds,
+        extras=state.extras,
     )

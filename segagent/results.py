@@ -18,8 +18,10 @@ from segagent.metrics.protocols import step_of
 from segagent.types import Trajectory
 
 
-def check_protocol(protocol: str) -> None:
+def check_protocol(protocol: str | None) -> None:
     """Raises `ValueError`, before a long run rather than after it, for what `write_metrics` does not take."""
+    if protocol is None:
+        return
     step_of(protocol)
     if protocol == "official":
         raise ValueError(
@@ -31,7 +33,7 @@ def write_metrics(
     out: Path,
     lines: Path,
     *,
-    protocol: str = "final",
+    protocol: str | None = "final",
     click_limit: int | None = None,
     boundary: bool = False,
     seed: int = 0,
@@ -40,14 +42,22 @@ def write_metrics(
 ) -> dict[str, Any]:
     """Scores the trajectories in `lines` and writes `NAME.metrics.json` beside `out`; returns what it wrote.
 
-    statistics: what the segmenter counted (`run.RunSummary`); hit rates are added. facts: further flat keys (seconds,
+    protocol: None for that of what was run: `best_predicted` where a search chose which mask to return, else `final`.
+    statistics: what was counted on the way (`run.RunSummary`); hit rates are added. facts: further flat keys (seconds,
     ...). Raises `ValueError` when there is nothing to score or a mask is broken.
     """
     records = map(prediction_record, read_trajectories(lines))
+    protocol = protocol or own_protocol(lines)
     scores = score(records, protocol, click_limit=click_limit, boundary=boundary, seed=seed, where=str(lines))
     metrics = scores.metrics() | facts | with_hit_rates(statistics or {})
     write_text(beside(out, ".metrics.json"), json.dumps(metrics, indent=1) + "\n")
     return metrics
+
+
+def own_protocol(lines: Path) -> str:
+    """The protocol that a trajectory file is scored by when nobody says: a search leaves `returned` in its extras."""
+    first = next(read_trajectories(lines), None)
+    return "best_predicted" if first is not None and "returned" in first.extras else "final"
 
 
 def with_hit_rates(counts: dict[str, int]) -> dict[str, float]:
@@ -58,8 +68,8 @@ def with_hit_rates(counts: dict[str, int]) -> dict[str, float]:
 
 
 def summed_counts(parts: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Metrics of the shards of one run -> the counts of its segmenter's embeddings, hit rates left out."""
-    keys = [key for key in parts[0] if key.startswith("embed_") and not key.endswith("_hit_rate")]
+    """Metrics of the shards of one run -> the counts of its segmenter's embeddings and of its search, without rates."""
+    keys = [key for key in parts[0] if key.startswith(("embed_", "search_")) and not key.endswith("_hit_rate")]
     return {key: sum(part.get(key, 0) for part in parts) for key in keys}
 
 
@@ -93,7 +103,8 @@ def publish(
     if report:
         from segagent.report import write_report  # brings matplotlib: a second that other entries need not wait
 
-        curves = {name: metrics[name] for name in ("ciou_by_step", "miou_by_step")}
+        names = ("ciou_by_step", "miou_by_step", "best_ciou_by_step")
+        curves = {name: metrics[name] for name in names if name in metrics}
         write_report(
             beside(out, ".html"),
             title=title,

@@ -1,6 +1,7 @@
 """The loop: samples, a policy and an environment -> trajectories. One code path for every entry and every scale.
 
-Lock-step batches: all running states of a batch get one `propose` and one `step_batch` per turn. Order and content of
+Lock-step batches: all running states of a batch, a search's candidates included, get one call of the policy and one
+`step_batch` per turn. Order and content of
 the result do not depend on the batch size.
 """
 
@@ -12,24 +13,23 @@ from itertools import islice
 
 from segagent.environment import Environment, Init, to_trajectory
 from segagent.policies.base import Policy
+from segagent.policies.search import Line, TreeSearch
 from segagent.types import InitKind, Sample, State, Trajectory
 
 
-def finish(states: Sequence[State], policy: Policy, environment: Environment) -> list[State]:
-    """Carries states on until every one has ended."""
-    states = list(states)
-    while running := [k for k, state in enumerate(states) if state.end_reason is None]:
-        proposals = policy.propose([states[k] for k in running])
-        actions = [candidates[0] for candidates in proposals]
-        for k, state in zip(running, environment.step_batch([states[k] for k in running], actions), strict=True):
-            states[k] = state
-    return states
+def finish(states: Sequence[State], policy: Policy | TreeSearch, environment: Environment) -> list[State]:
+    """Carries states on until every one has ended; a search also tries what it then leaves."""
+    search = policy if isinstance(policy, TreeSearch) else Line(policy)
+    trees = search.plant(states)
+    while moves := search.moves(trees):
+        search.grow(moves, environment.step_batch([m.node.state for m in moves], [m.action for m in moves]))
+    return [tree.result() for tree in trees]
 
 
 def rollout(
     samples: Iterable[Sample],
     *,
-    policy: Policy,
+    policy: Policy | TreeSearch,
     environment: Environment,
     init: Init = InitKind.EMPTY,
     batch_size: int = 1,

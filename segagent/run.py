@@ -21,6 +21,7 @@ from segagent.data.base import Dataset
 from segagent.data.trajectories import TrajectoryWriter
 from segagent.environment import Environment, Init
 from segagent.policies.base import Policy
+from segagent.policies.search import TreeSearch
 from segagent.rollout import rollout
 from segagent.types import Sample
 
@@ -45,7 +46,7 @@ class RunSummary:
     """What a run did.
 
     skipped: why samples could not be loaded (with `on_error=skip`). seconds: wall time. who: policy and segmenter.
-    statistics: what the segmenter counted, if it counts (`ClickSegmenter`).
+    statistics: what segmenter (`ClickSegmenter`) and search (`TreeSearch`) counted, if they count.
     """
 
     who: str = ""
@@ -72,7 +73,7 @@ def _load(dataset: Dataset, indices: Sequence[int], skip: bool, summary: RunSumm
 def run(
     dataset: Dataset,
     *,
-    policy: Policy,
+    policy: Policy | TreeSearch,
     environment: Environment,
     out: str | Path,
     init: Init = "empty",
@@ -116,8 +117,9 @@ def run(
                 summary.written += len(trajectories)
                 progress.update(len(trajectories))
     summary.seconds = time.perf_counter() - began
-    if hasattr(environment.segmenter, "statistics"):
-        summary.statistics = environment.segmenter.statistics()
+    for member in (environment.segmenter, policy):
+        if hasattr(member, "statistics"):
+            summary.statistics |= member.statistics()
     return summary
 
 

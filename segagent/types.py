@@ -146,7 +146,7 @@ class State:
 
     embedding, memory: the segmenter's own, opaque here. mask: `[H, W]` bool. init_mask: the mask it began with.
     iou: true IoU of `mask`, None where no target is known. best_iou: the highest so far, the start included.
-    stale: actions in a row that brought no new best.
+    stale: actions in a row that brought no new best. extras: plain JSON that goes to the trajectory as it is.
     """
 
     sample: Sample
@@ -166,6 +166,7 @@ class State:
     steps: tuple[Step, ...] = ()
     end_reason: EndReason | None = None
     end_text: str | None = None
+    extras: dict = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> State:
         return replace(self, **changes)

@@ -30,7 +30,9 @@ def test_entries_compose_and_ask_for_their_output_only(entry):
 
 @pytest.mark.parametrize("group, name", [(group, name) for group in GROUPS for name in names(group)])
 def test_every_named_config_builds_or_says_what_it_needs(group, name):
-    config = OmegaConf.merge({"seed": 0, "device": "cpu", "mllm": None}, {group: load_named(group, name)})
+    shared = {"seed": 0, "device": "cpu", "mllm": None}
+    searched = {key: compose_config("evaluate")[key] for key in ("search", "proposer", "reward") if key != group}
+    config = OmegaConf.merge(shared, searched, {group: load_named(group, name)})
     missing = OmegaConf.missing_keys(config)
     if missing:
         assert group == "data" or missing == {f"{group}.path"}, "only data, and members with weights, need paths"
@@ -69,7 +71,7 @@ def test_a_config_states_every_argument_of_its_class(group, name):
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="no policy 'best'; there are agent, center, noisy_oracle, oracle, random"):
+    with pytest.raises(ValueError, match="no policy 'best'; there are agent, beam, box, box_agent, center, greedy"):
         load_named("policy", "best")
 
 

@@ -110,6 +110,21 @@ def test_killed_with_nine_and_resumed_is_the_run_that_was_not(tmp_path):
     assert "cannot resume with other settings: policy._target_" in changed.stderr
 
 
+def test_a_search_is_evaluated_by_the_mask_it_returns(tmp_path):
+    out = tmp_path / "greedy.json"
+    search = ("policy=greedy", "proposer=noisy_oracle", "proposer.flip=0.3", "reward=true_iou", "search.k=2")
+    size = ("data.limit=4", "data.size=128", "segmenter.max_pixels=4000", "rollout.max_clicks=3")
+    done = call("scripts/evaluate.py", *search, *size, f"out={out}")
+    metrics = json.loads((tmp_path / "greedy.metrics.json").read_text())
+    assert metrics["protocol"] == "best_predicted" and metrics["prm_mae"] == 0 and "best until then" in done.stdout
+    assert metrics["search_segmenter_calls"] == metrics["search_policy_calls"] == 3
+    assert metrics["search_clicks"] <= 4 * 3 * 2 and metrics["best_ciou_by_step"][-1] == metrics["ciou"]
+    records = list(read_predictions(out))
+    assert all(record["candidates"] and record["extras"]["returned"] <= 3 for record in records)
+    wrong = call("scripts/evaluate.py", "policy=greedy", *size, f"out={tmp_path / 'x.json'}", code=2)
+    assert "no model given" in wrong.stderr
+
+
 def test_shards_joined_are_one_run(tmp_path):
     settings = ("data.limit=5", "segmenter=graphcut", "rollout.max_clicks=2", "report=false")
     call("scripts/evaluate.py", *settings, f"out={tmp_path / 'whole.json'}")
@@ -207,7 +222,7 @@ def test_a_wrong_protocol_is_refused_before_the_run(protocol, message, tmp_path)
 
 def test_help_lists_the_settings_and_the_groups():
     done = call("scripts/simulate.py", "--help")
-    assert "max_clicks: 20" in done.stdout and "policy=agent|center|noisy_oracle|oracle|random" in done.stdout
+    assert "max_clicks: 20" in done.stdout and "policy=agent|beam|box|box_agent|center|greedy" in done.stdout
 
 
 def test_visualize_draws_one_sample(photos, tmp_path):

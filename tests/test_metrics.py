@@ -205,6 +205,13 @@ def test_announced_iou_against_true_in_percent_points():
     assert statistics.ranks(np.array([3.0, 1.0, 3.0, 7.0])).tolist() == [2.5, 1, 2.5, 4]
 
 
+def test_the_best_predicted_mask_until_each_step():
+    metrics = score([five_masks(announce(10, 60, 30, 60))], bootstrap=0, click_limit=5).metrics()
+    by_step = metrics["ciou_by_step"]  # the last mask is announced by nobody, and a tie is the later mask's
+    assert metrics["best_ciou_by_step"] == [by_step[number] for number in (0, 1, 1, 3, 3, 3)]
+    assert "best_ciou_by_step" not in score([five_masks()], bootstrap=0).metrics()
+
+
 def test_clicks_needed_and_the_limit():
     rows = [five_masks(), record(bar(10), [bar(10)]), record(bar(10), [bar(3), bar(3)])]
     metrics = score(rows).metrics()

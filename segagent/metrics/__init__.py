@@ -84,7 +84,11 @@ class Scores:
     @cached_property
     def _curves(self) -> dict[str, list[float]]:
         ciou, miou = statistics.by_step(self.counted.table, self.limit)
-        return {"ciou_by_step": ciou, "miou_by_step": miou}
+        curves = {"ciou_by_step": ciou, "miou_by_step": miou}
+        if np.isfinite(self.counted.table.announced).any():
+            ciou, miou = statistics.by_step(self.counted.table, self.limit, best=True)
+            curves |= {"best_ciou_by_step": ciou, "best_miou_by_step": miou}
+        return curves
 
     def _means(self, protocol: str) -> dict[str, float]:
         table = self.counted.table

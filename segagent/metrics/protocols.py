@@ -85,6 +85,17 @@ def choose(table: Table, protocol: str) -> np.ndarray:
     if step is not None:
         return np.minimum(step, table.counts - 1)
     value = table.iou if protocol == "oracle" else np.nan_to_num(table.announced, nan=-np.inf, neginf=-np.inf)
+    return _last_highest(table, value)
+
+
+def choose_within(table: Table, step: int) -> np.ndarray:
+    """`best_predicted` among the masks 0 to `step` of each sample, `[n]`: what a run of so many actions returns."""
+    number = np.arange(table.iou.size) - table.starts[table.owner]
+    value = np.nan_to_num(table.announced, nan=-1.0, neginf=-1.0)
+    return _last_highest(table, np.where(number <= step, value, -2.0))
+
+
+def _last_highest(table: Table, value: np.ndarray) -> np.ndarray:
     # Sorted by sample, then value, then place: the last of each sample is the winner, and the later of equals.
     order = np.lexsort((value, table.owner))
     return order[np.cumsum(table.counts) - 1] - table.starts

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segagent.metrics.protocols import Table, choose, ratio
+from segagent.metrics.protocols import Table, choose, choose_within, ratio
 
 PRECISION_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 NOC_LEVELS = (0.80, 0.85, 0.90)
@@ -66,11 +66,14 @@ def clicks_needed(table: Table, levels: Sequence[float], limit: int) -> list[flo
     ]
 
 
-def by_step(table: Table, limit: int) -> tuple[list[float], list[float]]:
-    """(cIoU, mIoU) after 0, 1, ..., `limit` actions; a sample that ended earlier keeps its last mask."""
+def by_step(table: Table, limit: int, *, best: bool = False) -> tuple[list[float], list[float]]:
+    """(cIoU, mIoU) after 0, 1, ..., `limit` actions; a sample that ended earlier keeps its last mask.
+
+    best: not of the mask at that step, but of the one with the highest predicted IoU until then.
+    """
     union, rows = table.union, []
     for step in range(limit + 1):
-        place = table.starts + choose(table, f"step:{step}")
+        place = table.starts + (choose_within(table, step) if best else choose(table, f"step:{step}"))
         rows.append(means(sums(table.intersection[place], union[place], table.target).sum(0)))
     curve = np.array(rows)
     return curve[:, 0].tolist(), curve[:, 2].tolist()

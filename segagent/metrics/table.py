@@ -44,6 +44,8 @@ def format_metrics(metrics: dict[str, Any]) -> str:
         lines.append(f"boundary IoU  {percent(metrics['boundary_iou'])}")
     for name, key in (("cIoU by step", "ciou_by_step"), ("mIoU by step", "miou_by_step")):
         lines.append(f"{name:<14}{_curve(metrics[key])}   (after 0, 1, ... actions)")
+    if "best_ciou_by_step" in metrics:
+        lines.append(f"best until then{_curve(metrics['best_ciou_by_step'])[1:]}   (cIoU of the best predicted mask)")
     if "prm_mae" in metrics:
         lines.append(_reward_model(metrics))
     return "\n".join(lines)

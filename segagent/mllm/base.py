@@ -82,11 +82,13 @@ class MLLM(Protocol):
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         max_new_tokens: int = 64,
+        greedy_first: bool = False,
     ) -> list[list[Completion]]:
         """`num_samples` completions per observation, all of them in one call.
 
         prefixes: text that the reply of each observation begins with, as if the model had said it. temperature: 0 is
         greedy, whose samples are all alike and computed once; the k-th sample at another temperature follows from
         (seed of its observation, k) alone, never from the rest of the batch. An image and its prompt are encoded once
-        for all samples. Raises `ValueError` as `encode` does.
+        for all samples. greedy_first: the sample k = 0 is the greedy one, whatever the temperature. Raises `ValueError`
+        as `encode` does.
         """

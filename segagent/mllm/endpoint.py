@@ -11,7 +11,7 @@ import base64
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import cv2
@@ -31,12 +31,13 @@ _CONTINUE = {"add_generation_prompt": False, "continue_final_message": True}
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What one row of a call sends. picture: a data URL. seed: None for greedy."""
+    """What one request asks for. picture: a data URL. seed: None for greedy."""
 
     observation: Observation
     picture: str
     prefix: str
     num_samples: int
+    temperature: float
     seed: int | None
 
 
@@ -165,6 +166,7 @@ class Endpoint:
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         max_new_tokens: int = 64,
+        greedy_first: bool = False,
     ) -> list[list[Completion]]:
         """See `MLLM.generate`. Raises `OSError` when the server is or goes down, `ValueError` when it refuses."""
         prefixes = [""] * len(observations) if prefixes is None else prefixes
@@ -177,13 +179,14 @@ class Endpoint:
             temperature=temperature,
             max_new_tokens=max_new_tokens,
         )
-        rows = self._rows(observations, prefixes, 1 if temperature == 0 else num_samples, temperature, seeds)
+        shares = self._shares(1 if temperature == 0 else num_samples, greedy_first and temperature > 0)
+        rows = self._rows(observations, prefixes, shares, temperature, seeds)
         if not rows:
             return []
         self._check_server()
         stop = threading.Event()
         with ThreadPoolExecutor(self.concurrency) as pool:
-            futures = [pool.submit(self._complete, row, temperature, max_new_tokens, stop) for row in rows]
+            futures = [pool.submit(self._complete, row, max_new_tokens, stop) for row in rows]
             try:
                 answered = self._collect(futures, stop)
             finally:
@@ -191,8 +194,7 @@ class Endpoint:
                 pool.shutdown(wait=True, cancel_futures=True)
         if temperature == 0:
             return [completions * num_samples for completions in answered]
-        each = num_samples if self.request_per_sample else 1
-        groups = (answered[start : start + each] for start in range(0, len(answered), each))
+        groups = (answered[start : start + len(shares)] for start in range(0, len(answered), len(shares)))
         return [[completion for part in group for completion in part] for group in groups]
 
     @staticmethod
@@ -206,11 +208,19 @@ class Endpoint:
             raise told[0]
         return [future.result() for future in futures]
 
+    def _shares(self, num_samples: int, greedy_first: bool) -> list[tuple[int, bool]]:
+        """(samples, whether greedy) of each of the requests that make up the samples of one observation."""
+        if self.request_per_sample:
+            return [(1, greedy_first and k == 0) for k in range(num_samples)]
+        if not greedy_first:
+            return [(num_samples, False)]
+        return [(1, True), (num_samples - 1, False)] if num_samples > 1 else [(1, True)]
+
     def _rows(
         self,
         observations: Sequence[Observation],
         prefixes: Sequence[str],
-        num_samples: int,
+        shares: Sequence[tuple[int, bool]],
         temperature: float,
         seeds: Sequence[int],
     ) -> list[_Request]:
@@ -222,10 +232,10 @@ class Endpoint:
         rows = []
         for observation, prefix, seed in zip(observations, prefixes, seeds, strict=True):
             picture = _png_url(self._resized(observation.image))
-            shares = [1] * num_samples if self.request_per_sample else [num_samples]
-            for k, share in enumerate(shares):
-                sent = None if temperature == 0 else int(np.random.SeedSequence([seed, k]).generate_state(1)[0] >> 1)
-                rows.append(_Request(observation, picture, prefix, share, sent))
+            for k, (count, greedy) in enumerate(shares):
+                heat = 0.0 if greedy else temperature
+                sent = None if heat == 0 else int(np.random.SeedSequence([seed, k]).generate_state(1)[0] >> 1)
+                rows.append(_Request(observation, picture, prefix, count, heat, sent))
         return rows
 
     def _resized(self, image: np.ndarray) -> np.ndarray:
@@ -243,7 +253,7 @@ class Endpoint:
             raise ValueError(f"mllm.path={self.path!r}: {self._transport.url} serves {', '.join(served) or 'nothing'}")
         self._checked = True
 
-    def _body(self, row: _Request, num_samples: int, temperature: float, max_new_tokens: int) -> dict[str, Any]:
+    def _body(self, row: _Request, num_samples: int, max_new_tokens: int) -> dict[str, Any]:
         content = [
             {"type": "image_url", "image_url": {"url": row.picture}},
             {"type": "text", "text": row.observation.prompt},
@@ -251,7 +261,7 @@ class Endpoint:
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if row.observation.system:
             messages.insert(0, {"role": "system", "content": row.observation.system})
-        body = {"model": self.path, "messages": messages, "max_tokens": max_new_tokens, "temperature": temperature}
+        body = {"model": self.path, "messages": messages, "max_tokens": max_new_tokens, "temperature": row.temperature}
         if row.prefix:
             messages.append({"role": "assistant", "content": row.prefix})
             body |= _CONTINUE if self.prefix_mode == "vllm" else {}
@@ -264,14 +274,11 @@ class Endpoint:
         body |= self.extra
         return {key: value for key, value in body.items() if value is not None}
 
-    def _complete(
-        self, row: _Request, temperature: float, max_new_tokens: int, stop: threading.Event
-    ) -> list[Completion]:
+    def _complete(self, row: _Request, max_new_tokens: int, stop: threading.Event) -> list[Completion]:
         """All samples of a row. A server that gives fewer than `n` is asked again for the rest."""
         completions: list[Completion] = []
         while len(completions) < row.num_samples:
             seed = None if row.seed is None else (row.seed + len(completions)) % 2**31
-            again = _Request(row.observation, row.picture, row.prefix, row.num_samples, seed)
-            body = self._body(again, row.num_samples - len(completions), temperature, max_new_tokens)
+            body = self._body(replace(row, seed=seed), row.num_samples - len(completions), max_new_tokens)
             completions += self._transport.post("/chat/completions", body, _read_choices, stop)
         return completions[: row.num_samples]

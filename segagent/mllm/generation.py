@@ -82,11 +82,13 @@ def sample(
     num_samples: int = 1,
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
+    greedy_first: bool = False,
 ) -> list[list[Sampled]]:
     """`num_samples` continuations of every prompt, `[B][K]`; at temperature 0 the greedy one, computed once.
 
-    limits: most new tokens per prompt. Sequences that ended leave the batch, so a long one does not hold up the others.
-    The cache of `prompts` is left as it was when K > 1 (at K = 1 it grows: branch before to use it again).
+    greedy_first: see `base.MLLM.generate`. limits: most new tokens per prompt. Sequences that ended leave the batch, so
+    a long one does not hold up the others. The cache of `prompts` is left as it was when K > 1 (at K = 1 it grows:
+    branch before to use it again).
     """
     count = len(limits)
     copies = 1 if temperature == 0 else num_samples
@@ -97,7 +99,7 @@ def sample(
     if temperature > 0:
         if seeds is None:
             raise ValueError(f"temperature={temperature} without seeds: give one integer per observation")
-        noise = uniforms(seeds, copies, max(limits))
+        noise = uniforms(seeds, copies, max(limits), greedy_first)
     texts, log_probs, finished = _decode(network, prompts, frozenset(end_tokens), longest, temperature, noise)
     drawn = [Sampled(*row) for row in zip(texts, log_probs, finished, strict=True)]
     return [drawn[row * copies : (row + 1) * copies] * (num_samples // copies) for row in range(count)]

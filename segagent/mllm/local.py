@@ -138,6 +138,7 @@ class LocalMLLM:
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         max_new_tokens: int = 64,
+        greedy_first: bool = False,
     ) -> list[list[Completion]]:
         """See `base.MLLM.generate`. A reply that would outgrow `max_length` is cut there, `finished` False."""
         prefixes = [""] * len(observations) if prefixes is None else prefixes
@@ -168,6 +169,7 @@ class LocalMLLM:
                 num_samples=num_samples,
                 temperature=temperature,
                 seeds=seeds[part],
+                greedy_first=greedy_first,
             )
         return [
             [self._completion(prefix, one) for one in samples] for prefix, samples in zip(forced, drawn, strict=True)

@@ -212,6 +212,7 @@ class TransformersVLM:
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         max_new_tokens: int = 64,
+        greedy_first: bool = False,
     ) -> list[list[Completion]]:
         """See `MLLM.generate`. Without seeds, every observation has seed 0."""
         prefixes = [""] * len(observations) if prefixes is None else prefixes
@@ -230,7 +231,7 @@ class TransformersVLM:
         for start in range(0, len(observations), rows):
             part = slice(start, start + rows)
             completions += self._generate(
-                observations[part], prefixes[part], drawn, temperature, seeds[part], max_new_tokens
+                observations[part], prefixes[part], drawn, temperature, seeds[part], max_new_tokens, greedy_first
             )
         return [row * (num_samples // drawn) for row in completions]
 
@@ -242,6 +243,7 @@ class TransformersVLM:
         temperature: float,
         seeds: Sequence[int],
         max_new_tokens: int,
+        greedy_first: bool,
     ) -> list[list[Completion]]:
         texts = [
             self._prompt(observation) + (self._form.lead + prefix if prefix else "")
@@ -259,6 +261,7 @@ class TransformersVLM:
             seeds=seeds,
             end_ids=sorted(self._end_ids),
             max_new_tokens=max_new_tokens,
+            greedy_first=greedy_first,
         )
         contexts = batch["input_ids"][:, -_CONTEXT:].tolist()
         return [

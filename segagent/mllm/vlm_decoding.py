@@ -50,6 +50,7 @@ def decode(
     seeds: Sequence[int],
     end_ids: Sequence[int],
     max_new_tokens: int,
+    greedy_first: bool = False,
 ) -> list[list[Sampled]]:
     """`num_samples` samples of each row. inputs: left-padded, on the network's device."""
     positions, excess = _prompt_positions(network, inputs)
@@ -60,7 +61,9 @@ def decode(
     logits = _last_logits(output, mask).repeat_interleave(num_samples, 0)
     mask, excess = mask.repeat_interleave(num_samples, 0), excess.repeat_interleave(num_samples, 0)
 
-    drawn = torch.from_numpy(uniforms(seeds, num_samples, max_new_tokens)) if temperature > 0 else None
+    drawn = None
+    if temperature > 0:
+        drawn = torch.from_numpy(uniforms(seeds, num_samples, max_new_tokens, greedy_first))
     ends = torch.tensor(sorted(end_ids), device=mask.device)
     open_rows = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
     log_probs = torch.zeros(len(mask), device=mask.device)

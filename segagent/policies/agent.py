@@ -20,11 +20,13 @@ SOURCE = "agent"
 class Agent:
     """mllm: see `mllm.base.MLLM`. dialogue: name of the one it is spoken to in, None for its checkpoint's own.
 
-    temperature: of sampling; at 0 all candidates of a state are alike, and one is returned. max_new_tokens: of a reply.
-    prefix: what every reply begins with, as if the model had said it. jpeg_quality: the picture with the mask goes
-    through JPEG before the model sees it, as in the released evaluation (75); None: it does not. takes_boxes: a reply
-    with a box and no point is a box action; otherwise it counts as unparsable. seed: of sampling; a state's samples
-    follow from it, the sample and the clicks so far.
+    temperature: of sampling; at 0 all candidates of a state are alike, and one is returned. greedy_first: the first of
+    several candidates is the greedy reply, whatever the temperature, so that one candidate is what the policy does at
+    temperature 0. max_new_tokens: of a reply. prefix: what every reply begins with, as if the model had said it;
+    first_prefix: the first one of a trajectory, where it differs (`<box>(` asks for a box first). jpeg_quality: the
+    picture with the mask goes through JPEG before the model sees it, as in the released evaluation (75); None: it does
+    not. takes_boxes: a reply with a box and no point is a box action; otherwise it counts as unparsable. seed: of
+    sampling; a state's samples follow from it, the sample and the clicks so far.
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class Agent:
         mllm: MLLM | None,
         dialogue: str | None = None,
         temperature: float = 0.0,
+        greedy_first: bool = False,
         max_new_tokens: int = 64,
         prefix: str = "",
+        first_prefix: str | None = None,
         jpeg_quality: int | None = None,
         takes_boxes: bool = False,
         seed: int = 0,
@@ -45,8 +49,9 @@ class Agent:
         if named is None:
             raise ValueError("policy=agent: the checkpoint names no dialogue; say policy.dialogue=NAME")
         self.mllm, self.dialogue = mllm, load_dialogue(named)
-        self.temperature, self.max_new_tokens = temperature, max_new_tokens
-        self.prefix, self.takes_boxes, self.seed = prefix, takes_boxes, seed
+        self.temperature, self.greedy_first, self.max_new_tokens = temperature, greedy_first, max_new_tokens
+        self.prefix, self.first_prefix = prefix, first_prefix
+        self.takes_boxes, self.seed = takes_boxes, seed
         if jpeg_quality is not None and not 1 <= jpeg_quality <= 95:
             raise ValueError(f"policy.jpeg_quality={jpeg_quality}: give 1 to 95, or null for none")
         self.jpeg_quality = jpeg_quality
@@ -56,16 +61,18 @@ class Agent:
     ) -> list[list[Action]]:
         """See `Policy.propose`; all candidates of all states are sampled in one call, duplicates kept.
 
-        prefixes: what the reply to each state begins with (a box, a predicted IoU), instead of `prefix`. An action's
+        prefixes: what the reply to each state begins with (a box, a predicted IoU), instead of its own. An action's
         text includes it, its log-probability does not.
         """
-        prefixes = [self.prefix] * len(states) if prefixes is None else prefixes
+        prefixes = [self._prefix(state) for state in states] if prefixes is None else prefixes
         observations = [self._observe(state) for state in states]
+        alone = self.greedy_first and num_candidates == 1
         replies = self.mllm.generate(
             observations,
             prefixes=prefixes if any(prefixes) else None,
             num_samples=1 if self.temperature == 0 else num_candidates,
-            temperature=self.temperature,
+            temperature=0.0 if alone else self.temperature,
+            greedy_first=self.greedy_first and not alone,
             seeds=[self._seed(state) for state in states],
             max_new_tokens=self.max_new_tokens,
         )
@@ -98,6 +105,9 @@ class Agent:
         if reply.box is not None and self.takes_boxes:
             return Action(box=reply.box, **facts)
         return Action(end=EndReason.FINISHED if reply.finished else EndReason.UNPARSABLE, **facts)
+
+    def _prefix(self, state: State) -> str:
+        return self.prefix if state.steps or self.first_prefix is None else self.first_prefix
 
     def _seed(self, state: State) -> int:
         random = stable_generator(SOURCE, self.seed, state.sample.sample_id, state.clicks, state.box)

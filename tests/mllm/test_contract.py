@@ -123,6 +123,16 @@ def test_greedy_samples_are_alike(model, observations):
     assert [len(set(row)) for row in samples] == [1, 1] and [len(row) for row in samples] == [3, 3]
 
 
+def test_the_first_of_several_samples_can_be_the_greedy_one(model, observations):
+    settings = {"num_samples": 3, "temperature": 1.5, "seeds": [5, 6], "max_new_tokens": 8}
+    mixed = model.generate(observations[:2], greedy_first=True, **settings)
+    greedy = model.generate(observations[:2], max_new_tokens=8)
+    sampled = model.generate(observations[:2], **settings)
+    for one, best, drawn in zip(mixed, greedy, sampled, strict=True):
+        assert [reply.text for reply in one] == [best[0].text, *(reply.text for reply in drawn[1:])]
+        assert one[0].log_prob == pytest.approx(best[0].log_prob, abs=1e-4)
+
+
 def test_forced_prefixes_are_continued_and_left_out_of_the_text(model, observations):
     prefixes = ["", "Current IOU: 8", "Positive point: (", "Current IOU: 85, Positive point: (1, 2"]
     replies = model.generate(observations[:4], prefixes=prefixes, max_new_tokens=8)

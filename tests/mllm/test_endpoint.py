@@ -172,6 +172,21 @@ def test_a_server_that_gives_fewer_samples_than_asked_for_is_asked_for_the_rest(
     assert len({completion.text for completion in made[0]}) == 4, "none of them twice"
 
 
+@pytest.mark.parametrize("request_per_sample, requests", [(True, 3), (False, 2)])
+def test_a_greedy_first_sample_is_a_request_of_its_own(request_per_sample, requests):
+    rows = observations(2)
+    with ProtocolServer() as server:
+        made = endpoint(server, request_per_sample=request_per_sample).generate(
+            rows, num_samples=3, temperature=0.7, seeds=[1, 2], greedy_first=True
+        )
+    assert texts(made) == wanted(rows, 3) and len(server.bodies) == 2 * requests
+    for row in rows:
+        bodies = [body for body in server.bodies if row.prompt in str(body["messages"])]
+        (greedy,) = [body for body in bodies if body["temperature"] == 0]
+        assert "seed" not in greedy and "n" not in greedy
+        assert all("seed" in body for body in bodies if body is not greedy)
+
+
 def test_greedy_is_asked_for_once():
     with ProtocolServer() as server:
         made = endpoint(server).generate(observations(2), num_samples=5)

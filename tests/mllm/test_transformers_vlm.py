@@ -225,6 +225,15 @@ def test_greedy_samples_are_alike(model):
     assert len(row) == 3 and len(set(row)) == 1
 
 
+def test_the_first_of_several_samples_can_be_the_greedy_one(model):
+    rows = observations(2)
+    settings = {"num_samples": 3, "temperature": 1.5, "seeds": [5, 6], "max_new_tokens": 5}
+    mixed = model.generate(rows, greedy_first=True, **settings)
+    greedy, sampled = model.generate(rows, max_new_tokens=5), model.generate(rows, **settings)
+    for one, best, drawn in zip(mixed, greedy, sampled, strict=True):
+        assert [reply.text for reply in one] == [best[0].text, *(reply.text for reply in drawn[1:])]
+
+
 def test_a_reply_ends_at_its_end_token_whose_probability_counts(model, monkeypatch):
     rows = observations(3)
     whole = model.generate(rows, max_new_tokens=5)

@@ -19,7 +19,17 @@ class Scripted:
     def __init__(self, replies):
         self.replies, self.calls = replies, []
 
-    def generate(self, observations, *, prefixes=None, num_samples=1, temperature=0.0, seeds=None, max_new_tokens=64):
+    def generate(
+        self,
+        observations,
+        *,
+        prefixes=None,
+        num_samples=1,
+        temperature=0.0,
+        seeds=None,
+        max_new_tokens=64,
+        greedy_first=False,
+    ):
         self.calls.append({"observations": observations, "prefixes": prefixes, "seeds": list(seeds), "n": num_samples})
         return [
             [Completion(self.replies[o.prompt][k % len(self.replies[o.prompt])], -1.23456) for k in range(num_samples)]
@@ -120,6 +130,31 @@ def test_prefixes_are_part_of_the_text(discs, dataset_of):
     assert action.text == "Current IOU: 60, Positive point: (500, 500)" and action.predicted_iou == 0.6
     Agent(mllm=mllm).propose(states)
     assert mllm.calls[-1]["prefixes"] is None
+
+
+def test_a_box_can_be_asked_for_first(discs, dataset_of):
+    mllm = Scripted({"thing 0": ["0,0),(500,999)</box>"]})
+    environment, (state,) = start(discs, dataset_of(1))
+    agent = Agent(mllm=mllm, prefix="Current IOU: 5,", first_prefix="<box>(", takes_boxes=True)
+    (action,) = agent.propose([state])[0]
+    assert action.box == Box(0, 0, 30, 40) and action.text == "<box>(0,0),(500,999)</box>"
+    agent.propose([environment.step(state, action)])
+    assert [call["prefixes"] for call in mllm.calls] == [["<box>("], ["Current IOU: 5,"]]
+
+
+def test_one_candidate_is_greedy_where_the_first_of_several_is(discs, dataset_of):
+    asked = []
+
+    class Noted(Scripted):
+        def generate(self, observations, *, num_samples, temperature, greedy_first=False, **settings):
+            asked.append((num_samples, temperature, greedy_first))
+            return super().generate(observations, num_samples=num_samples, **settings)
+
+    _, states = start(discs, dataset_of(1))
+    agent = Agent(mllm=Noted({"thing 0": ["Finish"]}), temperature=0.8, greedy_first=True)
+    agent.propose(states)
+    agent.propose(states, num_candidates=4)
+    assert asked == [(1, 0.0, False), (4, 0.8, True)]
 
 
 @pytest.mark.parametrize("takes_boxes", [True, False])

@@ -1,0 +1,85 @@
+"""Predicted IoU -> what it is worth: isotonic regression of the true IoU on it, and the reliability curve.
+
+In: pairs of predicted and true IoU. Out: a nondecreasing map of [0, 1], kept as JSON beside the checkpoint it is of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+FILE_NAME = "iou_calibration.json"
+
+
+class Calibration:
+    """A nondecreasing piecewise linear map: knots (predicted, true), both in [0, 1]; flat outside of them."""
+
+    def __init__(self, predicted: Sequence[float], true: Sequence[float]) -> None:
+        self.predicted, self.true = np.asarray(predicted, float), np.asarray(true, float)
+        sound = self.predicted.ndim == 1 and self.predicted.shape == self.true.shape and self.predicted.size > 0
+        if not sound or (np.diff(self.predicted) <= 0).any() or (np.diff(self.true) < 0).any():
+            raise ValueError("a calibration needs as many predicted as true IoUs, rising predicted, never falling true")
+        if min(self.predicted[0], self.true[0]) < 0 or max(self.predicted[-1], self.true[-1]) > 1:
+            raise ValueError("a calibration's IoUs are in [0, 1], not in percent")
+
+    @classmethod
+    def fit(cls, predicted: Sequence[float], true: Sequence[float]) -> Self:
+        """Isotonic least squares by pooling adjacent violators (Barlow et al., 1972). Raises `ValueError` without data.
+
+        A pool becomes one knot at its mean prediction, so that between two pools the map rises evenly.
+        """
+        x, y = np.asarray(predicted, float), np.asarray(true, float)
+        if not x.size or x.shape != y.shape:
+            raise ValueError(f"{x.size} predicted and {y.size} true IoUs: give at least one, and as many of each")
+        order = np.argsort(x, kind="stable")
+        pools: list[list[float]] = []  # sum of x, sum of y, count
+        for at, level in zip(x[order].tolist(), y[order].tolist(), strict=True):
+            pools.append([at, level, 1.0])
+            while len(pools) > 1 and _violates(pools[-2], pools[-1]):
+                last = pools.pop()
+                pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
+        return cls([a / n for a, _, n in pools], [min(max(b / n, 0.0), 1.0) for _, b, n in pools])
+
+    def __call__(self, predicted: float) -> float:
+        return float(np.interp(predicted, self.predicted, self.true))
+
+    def save(self, path: str | Path) -> None:
+        knots = {"predicted": self.predicted.tolist(), "true": self.true.tolist()}
+        Path(path).write_text(json.dumps(knots, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """From a file, or from `iou_calibration.json` in a folder. Raises `ValueError` when it is none of ours."""
+        path = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        try:
+            knots = json.loads(path.read_text(encoding="utf-8"))
+            return cls(knots["predicted"], knots["true"])
+        except OSError:
+            raise ValueError(
+                f"{path}: no such calibration; evaltools/filtering.py calibration_out=... makes one"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a calibration ({error})") from None
+
+
+def _violates(before: list[float], after: list[float]) -> bool:
+    """Whether the level falls, or both stand at the same prediction."""
+    falls = before[1] / before[2] > after[1] / after[2]
+    return falls or after[0] / after[2] - before[0] / before[2] <= 1e-12
+
+
+def reliability(predicted: np.ndarray, true: np.ndarray, bins: int = 10) -> dict[str, list]:
+    """Mean true IoU of masks by predicted IoU, in `bins` equal bins of [0, 1]; both `[n]`.
+
+    Lists of length `bins`: `reliability_n`, `reliability_predicted`, `reliability_true` (means, None in an empty bin).
+    """
+    place = np.minimum((predicted * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    sums = [np.bincount(place, values, bins) for values in (predicted, true)]
+    means = [[float(s / n) if n else None for s, n in zip(row, count, strict=True)] for row in sums]
+    names = ("reliability_n", "reliability_predicted", "reliability_true")
+    return dict(zip(names, (count.tolist(), *means), strict=True))

@@ -1,0 +1,42 @@
+"""A policy whose first action is another's: a box to begin with, from a model's grounding or from the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segagent.policies.base import Policy
+from segagent.types import Action, EndReason, State
+
+
+class SampleBox:
+    """The box that came with the sample (a detector's, another model's grounding); unparsable where there is none."""
+
+    def propose(self, states: Sequence[State], num_candidates: int = 1) -> list[list[Action]]:
+        return [[self._act(state)] for state in states]
+
+    def _act(self, state: State) -> Action:
+        if state.sample.box is None:
+            return Action(end=EndReason.UNPARSABLE, text="the sample has no box", source="sample_box")
+        return Action(box=state.sample.box, source="sample_box")
+
+
+class FirstAction:
+    """first: acts in the states where nothing was done yet. then: acts in the others; None: the trajectory ends there.
+
+    With a first policy that gives boxes and nothing after it, this is box and segmenter alone, the baseline with one
+    action.
+    """
+
+    def __init__(self, *, first: Policy, then: Policy | None = None) -> None:
+        self.first, self.then = first, then
+
+    def propose(self, states: Sequence[State], num_candidates: int = 1) -> list[list[Action]]:
+        """One call of each of the two, for the states that are its own."""
+        fresh = [k for k, state in enumerate(states) if not state.steps]
+        later = [k for k, state in enumerate(states) if state.steps]
+        actions: list[list[Action]] = [[Action(end=EndReason.FINISHED, source="first_action")] for _ in states]
+        for policy, rows in ((self.first, fresh), (self.then, later)):
+            if rows and policy is not None:
+                for k, row in zip(rows, policy.propose([states[k] for k in rows], num_candidates), strict=True):
+                    actions[k] = row
+        return actions

@@ -1,0 +1,89 @@
+"""Rewards of a search: states -> what each mask is thought to be worth, in [0, 1]; None where nothing is known.
+
+One interface for all: the model's own predicted IoU (the process reward model), the segmenter's, the true one. A new
+one is a class with `reads_replies` and `score`, and a `configs/reward/NAME.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from segagent.policies.base import Policy
+from segagent.policies.calibration import Calibration
+from segagent.types import Action, State
+
+
+class RewardModel(Protocol):
+    """reads_replies: whether `score` wants what the proposer said of each state; if so, one call of the proposer serves
+    reward and next actions."""
+
+    reads_replies: bool
+
+    def score(self, states: Sequence[State], replies: Sequence[Sequence[Action]] | None) -> list[float | None]:
+        """One reward per state. replies: the proposer's actions in each state, None unless `reads_replies`."""
+
+
+class PredictedIou:
+    """The IoU that the model announces of the mask it is shown: the process reward model of the paper.
+
+    statistic: which number of a reply: `first`, as the first candidate says it (the greedy reply, where the proposer
+    begins with it); `mean`, over all candidates of the state: with samples an estimate of the expected IoU. judge: a
+    policy that is asked in a call of its own, None: the proposer, whose replies are there anyway. calibration: file of
+    `Calibration`, or the folder of the checkpoint that holds it; None: as announced.
+    """
+
+    def __init__(
+        self, *, statistic: str = "first", judge: Policy | None = None, calibration: str | Path | None = None
+    ) -> None:
+        if statistic not in ("first", "mean"):
+            raise ValueError(f"reward.statistic={statistic!r}: choose first or mean")
+        self.statistic, self.judge = statistic, judge
+        self.reads_replies = judge is None
+        self.calibration = None if calibration is None else Calibration.load(calibration)
+
+    def score(self, states: Sequence[State], replies: Sequence[Sequence[Action]] | None) -> list[float | None]:
+        if self.judge is not None:
+            replies = self.judge.propose(states)
+        if all(action.text is None and action.predicted_iou is None for actions in replies for action in actions):
+            raise ValueError("reward=predicted_iou: this proposer announces no IoU; name another reward, e.g. true_iou")
+        values = [self._value(actions) for actions in replies]
+        if self.calibration is None:
+            return values
+        return [None if value is None else self.calibration(value) for value in values]
+
+    def _value(self, actions: Sequence[Action]) -> float | None:
+        said = [action.predicted_iou for action in actions]
+        said = [value for value in (said if self.statistic == "mean" else said[:1]) if value is not None]
+        return sum(said) / len(said) if said else None
+
+
+class SegmenterScore:
+    """What the segmenter itself predicts for its mask (SAM's IoU head): `memory.score`.
+
+    It speaks of how sound an outline is, not of whether it is the object that was asked for. None for a state whose
+    memory says nothing: a start, a segmenter without such a head.
+    """
+
+    reads_replies = False
+
+    def score(self, states: Sequence[State], replies: Sequence[Sequence[Action]] | None = None) -> list[float | None]:
+        return [_bounded(getattr(state.memory, "score", None)) for state in states]
+
+
+def _bounded(score: float | None) -> float | None:
+    """SAM's head is unbounded, and says NaN of a mask that was given to it."""
+    return None if score is None or score != score else min(max(score, 0.0), 1.0)
+
+
+class TrueIou:
+    """The true IoU: an oracle, which shows what a search is worth whatever the reward model."""
+
+    reads_replies = False
+
+    def score(self, states: Sequence[State], replies: Sequence[Sequence[Action]] | None = None) -> list[float | None]:
+        for state in states:
+            if state.iou is None:
+                raise ValueError(f"sample {state.sample.sample_id!r} has no target mask: reward=true_iou needs one")
+        return [state.iou for state in states]

@@ -1,0 +1,80 @@
+"""evaltools/filtering.py: the test set, its figures and the calibration that comes of it."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from segagent.configuration import compose_config
+from segagent.data.trajectories import read_trajectories
+from segagent.policies.calibration import Calibration
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("filtering", ROOT / "evaltools" / "filtering.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def composed(out, *overrides):
+    settings = ["policy@proposer=noisy_oracle", "reward=true_iou", "segmenter.max_pixels=4000", "data.limit=6"]
+    config = compose_config("filtering", [f"out={out}", *settings, *overrides])
+    OmegaConf.resolve(config)
+    return config
+
+
+def test_the_true_iou_as_reward_makes_no_mistake(script, tmp_path, capsys):
+    out = tmp_path / "f.json"
+    assert script.main(composed(out, f"calibration_out={tmp_path}")) == 0
+    figures = json.loads(out.read_text())
+    assert figures["n"] == 6 and figures["n_unjudged"] == 0 and figures["mae"] == figures["mse"] == 0
+    assert figures["pearson"] == pytest.approx(1) and figures["spearman"] == pytest.approx(1)
+    assert sum(figures["reliability_n"]) == 6 and figures["search_clicks"] == 0 and figures["search_rewards"] == 6
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "f.json", "f.png", "f.config.yaml", "f.trajectories.jsonl", "iou_calibration.json"
+    }  # fmt: skip
+    calibration = Calibration.load(tmp_path)
+    for one in read_trajectories(tmp_path / "f.trajectories.jsonl"):
+        assert calibration(one.extras["pred_iou"]) == pytest.approx(one.init_iou)
+    assert "precision" in capsys.readouterr().out
+
+
+def test_the_masks_are_made_of_random_points_in_the_box(script, tmp_path):
+    script.main(composed(tmp_path / "f.json", "max_points=3"))
+    trajectories = list(read_trajectories(tmp_path / "f.trajectories.jsonl"))
+    assert all(1 <= len(one.init_clicks) <= 3 and not one.steps for one in trajectories)
+    assert len({round(one.init_iou, 6) for one in trajectories}) > 3, "of varying quality"
+
+
+def test_figures_by_hand(script):
+    predicted, true = np.array([0.5, 0.8, 1.0]), np.array([0.6, 0.8, 0.7])
+    figures = script.quality(predicted, true, np.arange(3), resamples=20)
+    assert figures["mae"] == pytest.approx(40 / 3) and figures["mse"] == pytest.approx(1000 / 3)
+    assert figures["pearson"] == pytest.approx(np.corrcoef(predicted, true)[0, 1])
+    assert figures["spearman"] == pytest.approx(0.5)
+    assert figures["mae_low"] <= figures["mae"] <= figures["mae_high"]
+    hits = script.found(predicted, true, 0.75)
+    assert hits["n_bad"] == 2 and hits["n_flagged"] == 1
+    assert hits["flagged_precision"] == 1 and hits["flagged_recall"] == 0.5
+    assert script.found(predicted, true, 0.1)["flagged_precision"] is None
+
+
+def test_masks_of_one_picture_are_drawn_together(script):
+    random = np.random.default_rng(0)
+    true = np.repeat(random.random(10), 20)
+    predicted = np.clip(true + np.repeat(random.normal(0, 0.2, 10), 20), 0, 1)
+    grouped = script.quality(predicted, true, np.repeat(np.arange(10), 20), resamples=200)
+    apart = script.quality(predicted, true, np.arange(200), resamples=200)
+    assert grouped["mae_high"] - grouped["mae_low"] > 2 * (apart["mae_high"] - apart["mae_low"])
+
+
+def test_a_reward_that_says_nothing_is_refused(script, tmp_path):
+    with pytest.raises(ValueError, match="no mask has a predicted IoU"):
+        script.main(composed(tmp_path / "f.json", "reward=segmenter_score", "data.limit=2"))

@@ -1,0 +1,66 @@
+"""A first action of another policy: a box alone, a box before clicks, a box before a search."""
+
+from dataclasses import replace
+
+import pytest
+
+from segagent.environment import Environment
+from segagent.masks import bounding_box
+from segagent.policies.first_action import FirstAction, SampleBox
+from segagent.policies.reward_model import TrueIou
+from segagent.policies.search import Beam
+from segagent.policies.simulated import NoisyOracle, Oracle
+from segagent.rollout import finish
+from segagent.types import EndReason
+
+
+@pytest.fixture
+def boxed(dataset_of):
+    return list(dataset_of(4))
+
+
+def with_boxes(samples):
+    return [replace(sample, box=bounding_box(sample.target)) for sample in samples]
+
+
+def test_box_and_segmenter_alone_is_one_action(discs, boxed):
+    environment = Environment(segmenter=discs)
+    found = finish(environment.start_batch(with_boxes(boxed)), FirstAction(first=SampleBox()), environment)
+    assert discs.calls == [4], "one segmenter call for all"
+    for state in found:
+        assert len(state.steps) == 1 and state.end_reason is EndReason.FINISHED and state.iou == 1.0
+        assert state.steps[0].action.box == state.sample.box and state.steps[0].action.source == "sample_box"
+
+
+def test_a_sample_without_a_box_ends_unparsable_and_the_others_go_on(discs, boxed):
+    environment = Environment(segmenter=discs)
+    samples = [boxed[0], *with_boxes(boxed[1:])]
+    first, *others = finish(environment.start_batch(samples), FirstAction(first=SampleBox()), environment)
+    assert first.end_reason is EndReason.UNPARSABLE and first.end_text == "the sample has no box"
+    assert all(state.iou == 1.0 for state in others)
+
+
+def test_clicks_come_after_the_box_also_in_a_search(discs, boxed):
+    environment = Environment(segmenter=discs, max_clicks=4)
+    states = environment.start_batch(with_boxes(boxed))
+    policy = FirstAction(first=SampleBox(), then=NoisyOracle(misplace=0.5, flip=0.0, radius=9))
+    for search in (policy, Beam(proposer=policy, reward=TrueIou(), k=3)):
+        for state in finish(states, search, environment):
+            assert state.steps[0].action.box is not None
+            assert all(step.action.click is not None for step in state.steps[1:])
+
+
+def test_each_policy_is_called_once_for_its_own_states(discs, boxed):
+    class Counted(Oracle):
+        calls = ()
+
+        def propose(self, states, num_candidates=1):
+            self.calls = (*self.calls, len(states))
+            return super().propose(states, num_candidates)
+
+    environment = Environment(segmenter=discs, max_clicks=3)
+    fresh = environment.start_batch(boxed)
+    moved = environment.step_batch(fresh[:2], [row[0] for row in Oracle().propose(fresh[:2])])
+    first, then = Counted(), Counted()
+    FirstAction(first=first, then=then).propose([moved[0], fresh[2], moved[1], fresh[3]])
+    assert first.calls == (2,) and then.calls == (2,)

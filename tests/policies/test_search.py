@@ -1,0 +1,347 @@
+"""Search: which states are tried and gone on from, what is returned, and how many calls that takes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from segagent.data.predictions import prediction_record
+from segagent.data.trajectories import trajectory_from_json, trajectory_to_json
+from segagent.environment import Environment
+from segagent.metrics import score
+from segagent.mllm.base import Completion
+from segagent.policies.agent import Agent
+from segagent.policies.mcts import Mcts, priors
+from segagent.policies.reward_model import PredictedIou, TrueIou
+from segagent.policies.search import Beam
+from segagent.policies.simulated import NoisyOracle, Oracle
+from segagent.rollout import finish, rollout
+from segagent.types import Action, Click, EndReason
+
+NOISY = {"misplace": 0.2, "flip": 0.1, "radius": 12}
+
+
+class Recorded:
+    """A policy that answers by a function of a state; remembers how many states each call had."""
+
+    def __init__(self, answer):
+        self.answer, self.calls = answer, []
+
+    def propose(self, states, num_candidates=1):
+        self.calls.append(len(states))
+        return [self.answer(state)[:num_candidates] for state in states]
+
+
+class Steps:
+    """A segmenter of 8x8 pictures with which the true IoU is what a test says: `table[columns clicked]`, in 1/64."""
+
+    accepts_boxes, waives_click_points = True, "stand-in"
+
+    def __init__(self, table):
+        self.table, self.calls = table, []
+
+    def embed(self, images):
+        return [None] * len(images)
+
+    def predict(self, embeddings, clicks, memory, boxes=None):
+        self.calls.append(len(clicks))
+        masks = [np.arange(64).reshape(8, 8) < self.table[tuple(c.x for c in points)] for points in clicks]
+        # Not every test wants masks of equal IoU to coincide: the clicks are what a state remembers.
+        return masks, [tuple(points) for points in clicks]
+
+
+def at(*columns, iou=None):
+    return [Action(click=Click(x, 0), predicted_iou=iou) for x in columns]
+
+
+def world(sample_of, table, **rules):
+    segmenter = Steps(table)
+    environment = Environment(segmenter=segmenter, **rules)
+    sample = sample_of(0, size=(8, 8), target=np.ones((8, 8), bool))
+    return segmenter, environment, environment.start(sample)
+
+
+def columns(state):
+    return [step.action.click.x for step in state.steps]
+
+
+@pytest.mark.parametrize("init", ["empty", "box", "random_points"])
+def test_one_candidate_clicks_as_the_policy_alone_and_returns_its_best_mask(discs, dataset_of, init):
+    dataset = dataset_of(12)
+    environment = Environment(segmenter=discs, max_clicks=6)
+    states = environment.start_batch(dataset, init)
+    alone = finish(states, NoisyOracle(**NOISY), environment)
+    search = Beam(proposer=NoisyOracle(**NOISY), reward=TrueIou(), k=1)
+    for plain, found in zip(alone, finish(states, search, environment), strict=True):
+        assert [s.action.click for s in found.steps] == [s.action.click for s in plain.steps]
+        assert [s.mask for s in found.steps] == [s.mask for s in plain.steps]
+        assert found.end_reason is plain.end_reason
+        ious = [plain.init_iou, *(step.iou_after for step in plain.steps)]
+        assert ious[found.extras["returned"]] == max(ious) and found.extras["pred_iou"] == ious[-1]
+
+
+def test_greedy_goes_on_from_the_best_candidate_also_when_it_is_worse(sample_of):
+    table = {(0,): 10, (1,): 40, (1, 0): 20, (1, 1): 30, (1, 1, 0): 5, (1, 1, 1): 35}
+    _, environment, start = world(sample_of, table, max_clicks=3)
+    (found,) = finish([start], Beam(proposer=Recorded(lambda _: at(0, 1)), reward=TrueIou(), k=2), environment)
+    assert columns(found) == [1, 1, 1] and found.end_reason is EndReason.OUT_OF_CLICKS
+    assert found.extras["returned"] == 1 and found.extras["pred_iou"] == 35 / 64
+    assert [step.action.predicted_iou for step in found.steps] == [0.0, 40 / 64, 30 / 64]
+
+
+def test_the_start_is_returned_when_every_click_makes_it_worse(sample_of):
+    _, environment, start = world(sample_of, {(0,): 10, (0, 0): 12}, max_clicks=2)
+    start = start.replace(iou=0.9, init_iou=0.9)
+    (found,) = finish([start], Beam(proposer=Recorded(lambda _: at(0)), reward=TrueIou(), k=1), environment)
+    assert found.extras["returned"] == 0 and len(found.steps) == 2
+
+
+def test_a_beam_survives_a_click_that_greedy_cannot_undo(sample_of):
+    table = {(0,): 30, (1,): 20, (0, 0): 31, (0, 1): 32, (1, 0): 60, (1, 1): 10}
+    found = {}
+    for width in (1, 2):
+        _, environment, start = world(sample_of, table, max_clicks=2)
+        search = Beam(proposer=Recorded(lambda _: at(0, 1)), reward=TrueIou(), k=2, width=width)
+        (found[width],) = finish([start], search, environment)
+    assert columns(found[1]) == [0, 1] and columns(found[2]) == [1, 0]
+    assert found[2].extras["returned"] == 2 and found[2].extras["pred_iou"] == 60 / 64
+
+
+def test_tree_search_goes_back_to_where_it_was_better(sample_of):
+    table = {(0,): 30, (1,): 20, (0, 0): 5, (0, 1): 6, (1, 0): 60, (1, 1): 10}
+    segmenter, environment, start = world(sample_of, table, max_clicks=2)
+    search = Mcts(proposer=Recorded(lambda _: at(0, 1)), reward=TrueIou(), k=2, budget=6)
+    (found,) = finish([start], search, environment)
+    assert columns(found) == [1, 0] and sum(segmenter.calls) == 6
+    assert found.end_reason is EndReason.OUT_OF_CLICKS
+    small = Mcts(proposer=Recorded(lambda _: at(0, 1)), reward=TrueIou(), k=2, budget=2)
+    assert columns(finish([start], small, environment)[0]) == [0]
+
+
+def test_a_tree_that_has_nothing_left_to_try_ends_before_its_budget(sample_of):
+    table = {(0,): 30, (1,): 20, (0, 0): 5, (0, 1): 6, (1, 0): 60, (1, 1): 10}
+    segmenter, environment, start = world(sample_of, table, max_clicks=2)
+    search = Mcts(proposer=Recorded(lambda _: at(0, 1)), reward=TrueIou(), k=2, budget=100)
+    (found,) = finish([start], search, environment)
+    assert columns(found) == [1, 0] and sum(segmenter.calls) == len(table)
+
+
+def test_priors_are_the_policys_probabilities():
+    candidates = [Action(click=Click(x, 0), log_prob=log) for x, log in enumerate((-1.0, -1.0 - np.log(3)))]
+    np.testing.assert_allclose(priors(candidates), [0.75, 0.25])
+    assert priors([*candidates, Action(click=Click(5, 0))]) == [1 / 3] * 3
+
+
+@pytest.mark.parametrize("search_type, settings", [(Beam, {}), (Beam, {"width": 2}), (Mcts, {"budget": 9})])
+@pytest.mark.parametrize("count, sizes", [(7, (1, 3, 7))])
+def test_the_batch_size_changes_nothing(discs, dataset_of, search_type, settings, count, sizes):
+    written = set()
+    for size in sizes:
+        environment = Environment(segmenter=discs, max_clicks=4)
+        search = search_type(proposer=NoisyOracle(**NOISY), reward=TrueIou(), **settings)
+        batches = rollout(dataset_of(count), policy=search, environment=environment, batch_size=size)
+        lines = [json.dumps(trajectory_to_json(trajectory)) for batch in batches for trajectory in batch]
+        assert [trajectory_to_json(trajectory_from_json(json.loads(line))) for line in lines] == [
+            json.loads(line) for line in lines
+        ]
+        written.add("\n".join(lines))
+    assert len(written) == 1
+
+
+# --- calls ----------------------------------------------------------------------------------------------------------
+
+
+class Talker:
+    """An MLLM whose k-th sample points at its own column of the grid, and announces more the more is green."""
+
+    dialogue = "nano"
+
+    def __init__(self):
+        self.rows, self.asked = [], []
+
+    def generate(self, observations, *, prefixes=None, num_samples=1, temperature=0.0, seeds=None, max_new_tokens=64,
+                 greedy_first=False):  # fmt: skip
+        self.rows.append(len(observations))
+        self.asked.append((num_samples, temperature, greedy_first))
+        replies = []
+        for observation in observations:
+            green = int((observation.image[..., 1] > 160).mean() * 100)
+            texts = [f"Current IOU: {green}, Positive point: ({100 * k + 100}, 500)" for k in range(num_samples)]
+            replies.append([Completion(text, -1.0 - k) for k, text in enumerate(texts)])
+        return replies
+
+
+def test_one_call_judges_new_states_and_proposes_their_next_clicks(discs, dataset_of):
+    talker, clicks, samples = Talker(), 3, 4
+    environment = Environment(segmenter=discs, max_clicks=clicks)
+    agent = Agent(mllm=talker, temperature=1.0, greedy_first=True)
+    search = Beam(proposer=agent, reward=PredictedIou(), k=3)
+    found = finish(environment.start_batch(dataset_of(samples)), search, environment)
+    assert discs.calls == [3 * samples] * clicks, "the candidates of all samples are one segmenter call"
+    assert len(talker.rows) == clicks + 1, "judging the new states is proposing their next clicks"
+    assert talker.asked[:-1] == [(3, 1.0, True)] * clicks
+    assert talker.asked[-1] == (1, 0.0, False), "of states that have ended the greedy reply says all"
+    counts = search.statistics()
+    assert counts["search_states_seen"] == counts["search_rewards"] == sum(talker.rows)
+    assert counts["search_policy_calls"] == len(talker.rows)
+    assert counts["search_states_seen"] == samples + sum(discs.calls) - counts["search_coinciding"]
+    assert counts["search_clicks"] == sum(discs.calls) and counts["search_segmenter_calls"] == len(discs.calls)
+    assert all(state.extras["pred_iou"] is not None for state in found)
+
+
+def test_one_greedy_candidate_is_the_agent_alone_with_one_more_look(discs, dataset_of):
+    talker, dataset = Talker(), dataset_of(3)
+    environment = Environment(segmenter=discs, max_clicks=3)
+    states = environment.start_batch(dataset)
+    alone = finish(states, Agent(mllm=talker), environment)
+    plain_rows = sum(talker.rows)
+    talker.rows.clear()
+    agent = Agent(mllm=talker, temperature=1.0, greedy_first=True)
+    found = finish(states, Beam(proposer=agent, reward=PredictedIou(), k=1), environment)
+    said, plain = ([[step.action.text for step in one.steps] for one in ones] for ones in (found, alone))
+    assert said == plain
+    assert sum(talker.rows) == plain_rows + 3 and set(talker.asked) == {(1, 0.0, False)}
+
+
+def test_a_reward_that_needs_no_reply_leaves_the_losers_unasked(discs, dataset_of):
+    proposer = Recorded(lambda state: [Action(click=Click(5 + 20 * k, 5 + 3 * len(state.steps))) for k in range(3)])
+    environment = Environment(segmenter=discs, max_clicks=4)
+    finish(environment.start_batch(dataset_of(2)), Beam(proposer=proposer, reward=TrueIou(), k=3), environment)
+    assert proposer.calls == [2, 2, 2, 2] and discs.calls == [6] * 4
+
+
+def test_what_coincides_is_tried_once(sample_of):
+    table = {(0,): 10, (1,): 40, (2,): 40, (1, 0): 1, (1, 1): 2, (1, 2): 3}
+    segmenter, environment, start = world(sample_of, table, max_clicks=1)
+    search = Beam(proposer=Recorded(lambda _: at(0, 1, 0, 2, 1)), reward=TrueIou(), k=5)
+    (found,) = finish([start], search, environment)
+    counts = search.statistics()
+    assert segmenter.calls == [3], "two candidates are repetitions"
+    assert counts["search_rewards"] == 1 + 2, "two of three outcomes are the same mask"
+    assert counts["search_coinciding"] == 3 and columns(found) == [1]
+
+
+def test_the_oracles_first_click_does_not_cost_a_call_when_nothing_is_wrong(discs, dataset_of):
+    dataset = dataset_of(3)
+    environment = Environment(segmenter=discs, max_clicks=4)
+    states = [environment.start(sample, init=sample.target) for sample in dataset]
+    found = finish(states, Beam(proposer=Oracle(), reward=TrueIou()), environment)
+    assert not discs.calls and all(one.end_reason is EndReason.FINISHED and not one.steps for one in found)
+
+
+# --- ends -----------------------------------------------------------------------------------------------------------
+
+RISING = {(0,): 10, (0, 0): 30, (0, 0, 0): 30, (0, 0, 0, 0): 30, (0, 0, 0, 0, 0): 50}
+
+
+@pytest.mark.parametrize(
+    "limits, steps, reason",
+    [
+        ({}, 5, EndReason.OUT_OF_CLICKS),
+        ({"stop_reward": 0.4}, 2, EndReason.FINISHED),
+        ({"patience": 2}, 4, EndReason.NO_GAIN),
+        ({"patience": 3}, 5, EndReason.OUT_OF_CLICKS),
+        ({"budget": 3}, 3, EndReason.OUT_OF_CLICKS),
+        ({"budget": 0}, 0, EndReason.OUT_OF_CLICKS),
+    ],
+)
+def test_stop_rules(sample_of, limits, steps, reason):
+    _, environment, start = world(sample_of, RISING, max_clicks=5)
+    search = Beam(proposer=Recorded(lambda _: at(0)), reward=TrueIou(), k=1, **limits)
+    (found,) = finish([start], search, environment)
+    assert len(found.steps) == steps and found.end_reason is reason
+
+
+def test_a_budget_is_spent_on_the_most_promising_and_never_exceeded(discs, dataset_of):
+    for search_type, settings in ((Beam, {}), (Beam, {"width": 3}), (Mcts, {})):
+        for budget in (1, 4, 8):
+            environment = Environment(segmenter=discs, max_clicks=6)
+            discs.calls.clear()
+            search = search_type(proposer=NoisyOracle(**NOISY), reward=TrueIou(), budget=budget, **settings)
+            finish(environment.start_batch(dataset_of(5)), search, environment)
+            assert 0 < sum(discs.calls) <= 5 * budget
+
+
+def test_finishing_is_the_outcome_that_the_mask_stays(sample_of):
+    end = Action(end=EndReason.FINISHED, text="Finish")
+    answers = {0: [end, *at(0)], 1: [*at(0), end]}
+    _, environment, start = world(sample_of, {(0,): 10, (0, 0): 5}, max_clicks=4)
+    proposer = Recorded(lambda state: answers[len(state.steps)])
+    (found,) = finish([start], Beam(proposer=proposer, reward=TrueIou(), k=2), environment)
+    assert columns(found) == [0] and found.end_reason is EndReason.FINISHED and found.end_text == "Finish"
+    assert found.extras["returned"] == 1
+
+
+def test_an_unreadable_reply_counts_only_where_there_is_no_other(sample_of):
+    prose = Action(end=EndReason.UNPARSABLE, text="well")
+    _, environment, start = world(sample_of, {(0,): 10}, max_clicks=4)
+    proposer = Recorded(lambda state: [prose] if state.steps else [prose, *at(0)])
+    (found,) = finish([start], Beam(proposer=proposer, reward=TrueIou(), k=2), environment)
+    assert columns(found) == [0] and found.end_reason is EndReason.UNPARSABLE and found.end_text == "well"
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("search_type, settings", [(Beam, {}), (Beam, {"width": 3}), (Mcts, {"budget": 10})])
+def test_the_best_predicted_mask_of_the_file_is_the_one_returned(discs, dataset_of, search_type, settings):
+    environment = Environment(segmenter=discs, max_clicks=5)
+    search = search_type(proposer=NoisyOracle(**NOISY), reward=TrueIou(), **settings)
+    (trajectories,) = rollout(dataset_of(9), policy=search, environment=environment, batch_size=9)
+    scores = score(map(prediction_record, trajectories), "best_predicted", bootstrap=0)
+    assert scores.chosen().tolist() == [trajectory.extras["returned"] for trajectory in trajectories]
+    np.testing.assert_allclose(scores.ious(), scores.ious("oracle"), atol=1e-12)
+
+
+def test_what_was_tried_is_kept_unless_told_otherwise(sample_of):
+    table = {(0,): 10, (1,): 40}
+    kept = {}
+    for keep in (True, False):
+        _, environment, start = world(sample_of, table, max_clicks=1)
+        proposer = Recorded(lambda _: [*at(0, 1), Action(end=EndReason.FINISHED)])
+        search = Beam(proposer=proposer, reward=TrueIou(), keep_candidates=keep)
+        kept[keep] = finish([start], search, environment)[0].extras
+    first, second, end = kept[True]["candidates"]
+    click = {"is_positive": True, "coords": [0, 0]}
+    assert first == {"path": [0, 1], "clicks": click, "pred_iou": 10 / 64, "iou": 10 / 64}
+    assert second["pred_iou"] == 40 / 64
+    assert end == {"path": [0, 3], "end_reason": "finished", "pred_iou": 0.0, "iou": 0.0}
+    assert "candidates" not in kept[False]
+
+
+def test_search_over_a_clumsy_annotator_is_better_than_following_it(discs, dataset_of):
+    dataset, environment = dataset_of(40), Environment(segmenter=discs, max_clicks=6)
+    states = environment.start_batch(dataset)
+    best = {}
+    for name, search in {
+        "alone": Beam(proposer=NoisyOracle(**NOISY), reward=TrueIou(), k=1),
+        "greedy": Beam(proposer=NoisyOracle(**NOISY), reward=TrueIou(), k=3),
+        "beam": Beam(proposer=NoisyOracle(**NOISY), reward=TrueIou(), k=3, width=3),
+    }.items():
+        best[name] = np.array([one.best_iou for one in finish(states, search, environment)])
+    assert best["greedy"].mean() > best["alone"].mean() + 0.02
+    assert best["beam"].mean() >= best["greedy"].mean()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"k": 0}, "search.k=0"),
+        ({"width": 0}, "search.width=0"),
+        ({"budget": -1}, "budget=-1"),
+        ({"stop_reward": 90}, "stop_reward=90"),
+        ({"patience": 0}, "patience=0"),
+        ({"proposer": "noisy_oracle"}, "is no policy; name one, e.g. proposer=noisy_oracle"),
+        ({"reward": "best"}, "is no reward model"),
+    ],
+)
+def test_unsound_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Beam(**{"proposer": Oracle(), "reward": TrueIou(), **settings})
+
+
+def test_a_proposer_that_announces_nothing_is_refused_as_a_reward(discs, dataset_of):
+    environment = Environment(segmenter=discs)
+    search = Beam(proposer=Oracle(), reward=PredictedIou())
+    with pytest.raises(ValueError, match="announces no IoU; name another reward"):
+        finish(environment.start_batch(dataset_of(1)), search, environment)
