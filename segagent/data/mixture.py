@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segagent.data.base import Dataset
+from segagent.data.refshapes.scene import Scene
 from segagent.types import Sample
 
 
@@ -47,6 +48,11 @@ class Mixture:
         source, inner = self._place(index)
         dataset = self._datasets[source]
         return dataset.picture_path(inner) if hasattr(dataset, "picture_path") else None
+
+    def scene(self, index: int) -> Scene:
+        """The scene graph behind a sample of a generated source."""
+        source, inner = self._place(index)
+        return self._datasets[source].scene(inner)
 
     def __getitem__(self, index: int) -> Sample:
         source, inner = self._place(index)

@@ -74,8 +74,13 @@ class OspreyConfig:
         return self.stem * 2 ** (len(self.tower_dims) - 1)
 
     @property
+    def grid(self) -> int:
+        """Visual tokens along a side."""
+        return self.image_size // self.stride
+
+    @property
     def num_visual_tokens(self) -> int:
-        return (self.image_size // self.stride) ** 2
+        return self.grid**2
 
     @property
     def scale(self) -> float:

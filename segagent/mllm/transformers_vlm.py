@@ -19,7 +19,7 @@ from torch import Tensor
 from segagent.dialogue import Observation
 from segagent.mllm.base import Completion
 from segagent.mllm.sampling import Sampled
-from segagent.mllm.vlm_checkpoint import find_checkpoint, load_config, load_network
+from segagent.mllm.vlm_checkpoint import copy_preprocessing, find_checkpoint, load_config, load_network
 from segagent.mllm.vlm_decoding import decode
 from segagent.mllm.vlm_processor import ImageBounds, load_processor, seen_size
 
@@ -107,6 +107,11 @@ class TransformersVLM:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.processor = load_processor(*self._processor_parts)
+
+    def save_preprocessing(self, folder: str | Path) -> None:
+        """Copies what the checkpoint has for tokenizer, pictures and template, as it is; bounds of pictures that were
+        set here are not in it."""
+        copy_preprocessing(self._processor_parts[0], folder)
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""Examples -> batches of tensors, made in worker processes; which examples are in a batch follows from its number alone.
+"""Examples -> batches of tensors, made in worker processes; what is in a batch follows from its number alone.
 
 The prompt of a batch is the one that `MLLM.encode` makes, so that training and use cannot differ; over-long samples are
 refused there, never cut.
@@ -28,30 +28,33 @@ IGNORED = -100
 class SftBatch:
     """numbers: `[B]` which examples of the run. tensors: what the network takes, labels left out.
 
-    labels: `[B, L]` int64, -100 everywhere but on what is learnt. weights: `[B]` float32. examples: as drawn, where the
-    collator was asked to keep them.
+    labels: `[B, L]` int64, -100 everywhere but on what is learnt. weights: `[B]` float32. cells: `[B, 2, T]` int64, see
+    `visual_words.CellWords`, None where the examples have none.
     """
 
     numbers: tuple[int, ...]
     tensors: dict[str, Tensor]
     labels: Tensor
     weights: Tensor
-    examples: tuple[Example, ...] = ()
+    cells: Tensor | None = None
 
     def token_weights(self) -> Tensor:
         """`[B, L]` float32: weight of each token of `labels`, 0 where nothing is learnt."""
         return (self.labels != IGNORED) * self.weights[:, None]
 
 
+def without_weights(mllm: MLLM) -> MLLM:
+    """The model's tokenizer and preprocessing alone: small enough to be handed to worker processes."""
+    small = copy.copy(mllm)
+    small.network = SimpleNamespace(config=mllm.network.config)
+    return small
+
+
 class Collator:
-    """Examples -> `SftBatch`. Holds the model's tokenizer and preprocessing, not its weights, so that workers are small.
+    """Examples -> `SftBatch`."""
 
-    keep: leave the examples in the batch.
-    """
-
-    def __init__(self, mllm: MLLM, *, keep: bool = False) -> None:
-        self.encoder, self.keep = copy.copy(mllm), keep
-        self.encoder.network = SimpleNamespace(config=mllm.network.config)
+    def __init__(self, mllm: MLLM) -> None:
+        self.encoder = without_weights(mllm)
 
     def __call__(self, examples: Sequence[Example]) -> SftBatch:
         """Raises `ValueError` naming the samples when one is longer than the model reads."""
@@ -66,12 +69,13 @@ class Collator:
             learnt = torch.nonzero(labels[row] != IGNORED)[:, 0]
             if example.open:
                 labels[row, learnt[-1]] = IGNORED  # the end token: the reply may go on
+        cells = [example.cells for example in examples]
         return SftBatch(
             numbers=tuple(example.number for example in examples),
             tensors=tensors,
             labels=labels,
             weights=torch.tensor([example.weight for example in examples], dtype=torch.float32),
-            examples=tuple(examples) if self.keep else (),
+            cells=torch.from_numpy(np.stack(cells)) if all(cell is not None for cell in cells) else None,
         )
 
 
@@ -113,7 +117,7 @@ class _Batches:
         return len(self.numbers)
 
 
-def _single_thread(_: int) -> None:
+def single_thread(_: int) -> None:
     """Workers are many: each keeps to one thread."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -132,7 +136,7 @@ def sft_batches(
         collate_fn=collator,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_single_thread,
+        worker_init_fn=single_thread,
         # As for the segmenter: neither `fork` (thread pools) nor `forkserver` (outlives a killed training).
         multiprocessing_context="spawn" if workers else None,
     )

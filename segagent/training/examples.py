@@ -6,7 +6,7 @@ Example k of a run depends on the seed and k alone: neither workers nor a restar
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -73,7 +73,8 @@ class Example:
     """observation: what the model sees. answer: what it should say. task: see `TaskMix`.
 
     open: the reply may go on after the answer, so that its end is not learnt. weight: of its tokens in the loss.
-    sample: the picture with its target, for checks and auxiliary losses. mask: `[H, W]` bool, the one shown.
+    sample: the picture with its target. mask: `[H, W]` bool, the one shown. cells: what the cells of the picture show,
+    see `visual_words.CellWords`; None where it is not asked for.
     """
 
     number: int
@@ -84,6 +85,7 @@ class Example:
     mask: np.ndarray
     open: bool = False
     weight: float = 1.0
+    cells: np.ndarray | None = None
 
 
 @lru_cache(maxsize=2)
@@ -101,7 +103,7 @@ class Examples:
 
     states, paths: the table and the files that it is of. dataset: the pictures. dialogue: how the model speaks. seen:
     of dialogues in absolute pixels, see `MLLM.seen_size`: a function (width, height) -> size, else None. weights: task
-    -> weight in the loss (1 where not named). seed: of order and tasks.
+    -> weight in the loss (1 where not named). cells: index in the dataset -> `Example.cells`. seed: of order and tasks.
     """
 
     def __init__(
@@ -112,8 +114,9 @@ class Examples:
         dataset: Dataset,
         dialogue: Dialogue,
         tasks: TaskMix,
-        seen: object = None,
+        seen: Callable[..., tuple[int, int]] | None = None,
         weights: dict[str, float] | None = None,
+        cells: Callable[[int], np.ndarray] | None = None,
         seed: int = 0,
     ) -> None:
         tasks.check(dialogue)
@@ -124,7 +127,7 @@ class Examples:
             raise ValueError("no examples: no state of the trajectories is left to learn from")
         self.states, self.paths, self.dataset = states, [Path(path) for path in paths], dataset
         self.dialogue, self.tasks, self.seen, self.seed = dialogue, tasks, seen, seed
-        self.weights = dict(weights or {})
+        self.weights, self.cells = dict(weights or {}), cells
 
     def __len__(self) -> int:
         """Examples of an epoch."""
@@ -173,6 +176,7 @@ class Examples:
             mask=mask,
             open=set(said) == {"predicted_iou"},
             weight=self.weights.get(task, 1.0),
+            cells=None if self.cells is None else self.cells(int(self.states.sample[row])),
         )
 
     def _perturbed(self, sample: Sample, mask: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, dict]:

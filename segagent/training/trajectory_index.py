@@ -137,8 +137,8 @@ class _Scan:
             foreign = _other_dialogue(trajectory, self.dialogue)
             if foreign:
                 self.problems.append(
-                    f"{path}, line {number}: the reply {foreign!r} is of another dialogue; give the dialogue= that it "
-                    "was recorded in"
+                    f"{path}, line {number}: the reply {foreign!r} is of another dialogue; say "
+                    "mllm.dialogue=NAME of the one that it was recorded in"
                 )
                 continue
             self._add(file, offset, trajectory)

@@ -1,6 +1,7 @@
 """Trajectories -> examples and batches: what is learnt from a state, in which order, and what is refused before."""
 
 import dataclasses
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -183,7 +184,7 @@ def test_examples_of_like_length_share_a_batch_and_none_is_lost(sft):
     examples.states.length[:] = np.random.default_rng(0).integers(5, 50, len(examples))
     plain, grouped = (BatchPlan(examples, batch_size=2, group=group, seed=1) for group in (1, 4))
     batches = [grouped.batch(number) for number in range(8)]
-    assert sorted(sum(batches[:4], [])) == list(range(8)) and sorted(sum(batches[4:], [])) == list(range(8, 16))
+    assert sorted(chain(*batches[:4])) == list(range(8)) and sorted(chain(*batches[4:])) == list(range(8, 16))
     spread = [sum(np.ptp(examples.lengths(plan.batch(n))[:, 1]) for n in range(8)) for plan in (plain, grouped)]
     assert spread[1] < spread[0]
     assert grouped.batch(5) == BatchPlan(examples, batch_size=2, group=4, seed=1).batch(5)
