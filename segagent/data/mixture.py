@@ -50,8 +50,12 @@ class Mixture:
         return dataset.picture_path(inner) if hasattr(dataset, "picture_path") else None
 
     def scene(self, index: int) -> Scene:
-        """The scene graph behind a sample of a generated source."""
+        """The scene graph behind a sample. Raises `ValueError` where its source is not a generated one."""
         source, inner = self._place(index)
+        if not hasattr(self._datasets[source], "scene"):
+            raise ValueError(
+                f"data {self._names[source]!r}: its pictures are not generated, so they have no scene graph"
+            )
         return self._datasets[source].scene(inner)
 
     def __getitem__(self, index: int) -> Sample:
