@@ -45,9 +45,13 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
 
 
 def _usage(entry: str, about: str) -> str:
-    groups = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())
+    config = compose_config(entry)
+    # What is in the folder `accelerate` is read by `accelerate launch`, not here.
+    folders = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name != "accelerate")
+    # Settings of an entry may bear the name of a group without being one of its members.
+    groups = [group for group in folders if config.get(group) is None or "_target_" in config[group]]
     listed = "\n".join(f"  {group}={'|'.join(names(group))}" for group in groups)
-    defaults = OmegaConf.to_yaml(compose_config(entry))
+    defaults = OmegaConf.to_yaml(config)
     heads = (
         "Give settings as key=value. Groups (mllm takes the folder of a checkpoint too):",
         "Settings and defaults:",

@@ -147,6 +147,11 @@ class Coco:
         entry, number, _ = self._samples[index]
         return f"{entry['id']}" if number == 0 else f"{entry['id']}#{number}"
 
+    def picture_path(self, index: int) -> Path:
+        """The file of a sample's picture, which need not be there."""
+        entry = self._samples[index][0]
+        return resolve_inside(self._images, self._image_entries[entry["image_id"]]["file_name"])
+
     def _load(self, path: Path) -> np.ndarray:
         """Consecutive samples often share a picture: the last one is kept."""
         if self._last is None or self._last[0] != path:

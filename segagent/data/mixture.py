@@ -5,8 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from segagent.data.base import Dataset
+from segagent.data.refshapes.scene import Scene
 from segagent.types import Sample
 
 
@@ -40,6 +42,21 @@ class Mixture:
     def sample_id(self, index: int) -> str:
         source, inner = self._place(index)
         return f"{self._names[source]}/{self._datasets[source].sample_id(inner)}"
+
+    def picture_path(self, index: int) -> Path | None:
+        """The file of a sample's picture; None where its source has no files, or lists those that there are."""
+        source, inner = self._place(index)
+        dataset = self._datasets[source]
+        return dataset.picture_path(inner) if hasattr(dataset, "picture_path") else None
+
+    def scene(self, index: int) -> Scene:
+        """The scene graph behind a sample. Raises `ValueError` where its source is not a generated one."""
+        source, inner = self._place(index)
+        if not hasattr(self._datasets[source], "scene"):
+            raise ValueError(
+                f"data {self._names[source]!r}: its pictures are not generated, so they have no scene graph"
+            )
+        return self._datasets[source].scene(inner)
 
     def __getitem__(self, index: int) -> Sample:
         source, inner = self._place(index)

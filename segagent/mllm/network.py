@@ -28,6 +28,7 @@ class VisionLanguageNetwork(nn.Module):
     def __init__(self, language: PreTrainedModel) -> None:
         super().__init__()
         self.language = language
+        self._no_split_modules = language._no_split_modules  # layers that FSDP shares out one by one
 
     def visual_tokens(self, pixel_values: Tensor) -> Tensor:
         """`[N, 3, H, W]` normalised pixels -> `[N, T, D]` in the width of the decoder."""
@@ -56,14 +57,19 @@ class VisionLanguageNetwork(nn.Module):
         attention_mask: Tensor,
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
+        logits_to_keep: int = 0,
     ) -> CausalLMOutputWithPast:
-        """What `MLLM.encode` gives -> logits `[B, L, V]`, and the mean loss over the labels that are not -100."""
+        """What `MLLM.encode` gives -> logits `[B, L, V]`, and the mean loss over the labels that are not -100.
+
+        logits_to_keep: logits of the last so many tokens only, `[B, N, V]`, without labels; 0 for all.
+        """
         return self.language(
             inputs_embeds=self.embed(input_ids, pixel_values),
             attention_mask=attention_mask,
             position_ids=positions_of(attention_mask),
             labels=labels,
             use_cache=False,
+            logits_to_keep=logits_to_keep,
         )
 
     def renew_rotary(self) -> None:

@@ -74,8 +74,13 @@ class OspreyConfig:
         return self.stem * 2 ** (len(self.tower_dims) - 1)
 
     @property
+    def grid(self) -> int:
+        """Visual tokens along a side."""
+        return self.image_size // self.stride
+
+    @property
     def num_visual_tokens(self) -> int:
-        return (self.image_size // self.stride) ** 2
+        return self.grid**2
 
     @property
     def scale(self) -> float:
@@ -140,7 +145,10 @@ class OspreyNetwork(VisionLanguageNetwork):
 
     def project(self, features: Tensor) -> Tensor:
         """Tokens of the tower `[N, T, C]` -> `[N, T, D]`, without positions."""
-        return self.visual_norm(self.projector(features))
+        tokens = self.projector(features)
+        if self.config.visual_norm:  # in autocast the projector's outputs have not the precision of the weights
+            tokens = tokens.to(self.visual_norm.weight.dtype)
+        return self.visual_norm(tokens)
 
     def visual_tokens(self, pixel_values: Tensor) -> Tensor:
         """`[N, 3, S, S]` -> `[N, (S / stride)^2, D]` in reading order."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from segagent.dialogue import Observation
 from segagent.mllm.base import Completion, check_request
 from segagent.mllm.sampling import Sampled
-from segagent.mllm.vlm_checkpoint import find_checkpoint, load_config, load_network
+from segagent.mllm.vlm_checkpoint import copy_preprocessing, find_checkpoint, load_config, load_network
 from segagent.mllm.vlm_decoding import decode
 from segagent.mllm.vlm_processor import ImageBounds, load_processor, seen_size
 
@@ -73,7 +73,8 @@ class TransformersVLM:
         checkpoint = find_checkpoint(path, base)
         config = load_config(checkpoint)
         bounds = ImageBounds(min_pixels, max_pixels, longest_side, max_tiles, whole_image)
-        self.processor = load_processor(checkpoint, config, bounds)
+        self._processor_parts = (checkpoint, config, bounds)
+        self.processor = load_processor(*self._processor_parts)
         self.network = load_network(
             checkpoint,
             config,
@@ -97,6 +98,20 @@ class TransformersVLM:
     def from_checkpoint(cls, path: str | Path, **options: Any) -> Self:
         """A checkpoint folder, adapter folder or hub name, with the constructor's options."""
         return cls(path=path, **options)
+
+    # The processor's class is made at run time, so that it cannot be pickled; another process makes its own.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "processor"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.processor = load_processor(*self._processor_parts)
+
+    def save_preprocessing(self, folder: str | Path) -> None:
+        """Copies what the checkpoint has for tokenizer, pictures and template, as it is; bounds of pictures that were
+        set here are not in it."""
+        copy_preprocessing(self._processor_parts[0], folder)
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,13 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedConfig
+from transformers.utils import cached_file
 
 from segagent.devices import torch_device
 
 _ADAPTER = "adapter_config.json"
+_SMALL = (".json", ".jinja", ".txt", ".model")
+_OF_NETWORK = ("config.json", "generation_config.json", _ADAPTER, "segagent.json")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -98,6 +102,16 @@ def _base_of(path: Path, base: str | None) -> str:
     elif not _may_be_on_hub(Path(base)):
         raise ValueError(f"{path}: an adapter of {base}, which is not there; set mllm.base to the folder of its base")
     return str(base)
+
+
+def copy_preprocessing(checkpoint: Checkpoint, folder: str | Path) -> None:
+    """Copies the small files of a checkpoint that are not about its network, from the hub's cache where it is there."""
+    for source in dict.fromkeys((checkpoint.base, checkpoint.tokenizer)):
+        there = Path(source) if Path(source).is_dir() else Path(cached_file(source, "config.json")).parent
+        for path in sorted(there.iterdir()):
+            of_network = path.name in _OF_NETWORK or path.name.endswith(".index.json")
+            if path.suffix in _SMALL and not of_network:
+                shutil.copyfile(path, Path(folder) / path.name)
 
 
 def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:

@@ -1,1 +1,5 @@
-"""Data -> weights. Segmenters: `segmenter_trainer.py` is the loop, every other file one of its parts."""
+"""Data -> weights.
+
+Segmenters: `segmenter_trainer.py` is the loop. Multimodal LLMs: `trajectory_index.py` -> `examples.py` ->
+`collate.py` -> `sft.py`, the loop. Nano's tower: `tower_pretraining.py`. Every other file is a part of one of them.
+"""

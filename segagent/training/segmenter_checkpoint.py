@@ -1,4 +1,4 @@
-"""The folder of a training run: checkpoints to go on from, the best weights so far. Whole or not there at any moment.
+"""The folder of a segmenter's training run.
 
 `best/` is what `SimpleClick.from_checkpoint` reads. `checkpoints/step_0000500/` is the same plus `training.pt`.
 """
@@ -7,49 +7,16 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from segagent.segmenters.simpleclick_checkpoint import load_simpleclick, save_simpleclick
 from segagent.segmenters.simpleclick_vit import SimpleClickNet
+from segagent.training.run_folder import Progress, TrainingFolder
 
 
-@dataclass
-class Progress:
-    """step: updates done. best_step, best_score: of the best validation so far (less is better), None before it.
-
-    No state of random generators: what is drawn in a step follows from the seed and its number.
-    """
-
-    step: int = 0
-    best_step: int | None = None
-    best_score: float | None = None
-
-
-class RunFolder:
-    """path: the folder. keep: how many of the newest checkpoints stay."""
-
-    def __init__(self, path: str | Path, keep: int = 2) -> None:
-        if keep < 1:
-            raise ValueError(f"keep={keep}: at least 1 checkpoint, or nothing can be resumed")
-        self.path, self.keep = Path(path), keep
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best"
-
-    def checkpoints(self) -> list[Path]:
-        """Finished checkpoints, the oldest first."""
-        return sorted((self.path / "checkpoints").glob("step_*[0-9]"))
-
-    def clear(self) -> None:
-        """Removes what an earlier run left: checkpoints and best weights, nothing else."""
-        for folder in (self.path / "checkpoints", self.best):
-            if folder.exists():
-                shutil.rmtree(folder)
+class RunFolder(TrainingFolder):
+    """See `TrainingFolder`."""
 
     def save(
         self,
@@ -59,17 +26,11 @@ class RunFolder:
         progress: Progress,
     ) -> None:
         """Writes a checkpoint beside and moves it into place; then drops the oldest ones."""
-        final = self.path / "checkpoints" / f"step_{progress.step:07d}"
-        partial = final.with_name(final.name + ".partial")
-        for leftover in (partial, final):
-            if leftover.exists():
-                shutil.rmtree(leftover)
+        partial = self.partial(progress.step)
         save_simpleclick(network, partial)
         content = {"progress": vars(progress), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
         torch.save(content, partial / "training.pt")
-        os.replace(partial, final)
-        for old in self.checkpoints()[: -self.keep]:
-            shutil.rmtree(old)
+        self.finish(progress.step)
 
     def save_best(self, network: SimpleClickNet) -> None:
         """File by file, the weights last: the config never changes within a run, so the pair always fits."""

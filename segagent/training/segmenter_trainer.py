@@ -27,8 +27,9 @@ from segagent.training.click_rounds import ClickRounds, NetworkInput
 from segagent.training.focal import normalized_focal_loss
 from segagent.training.optimization import OptimizerSettings, build_optimizer, learning_rate, set_learning_rate
 from segagent.training.parallel import Processes
+from segagent.training.run_folder import Progress
 from segagent.training.segmenter_batch import Batch, TrainingCrops, batches
-from segagent.training.segmenter_checkpoint import Progress, RunFolder
+from segagent.training.segmenter_checkpoint import RunFolder
 from segagent.training.segmenter_validation import SegmenterValidation, ValidationFigures, figures_of
 from segagent.training.tracking import Tracker
 from segagent.training.training_log import STEP_COLUMNS, CsvTable, draw_curves

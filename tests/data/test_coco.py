@@ -171,3 +171,10 @@ def test_lvis_names_its_files_by_address(folder):
     assert sample.image_name == "train2017/a.png" and sample.target[3:7, 2:6].all()
     with pytest.raises(ValueError, match="image 1 has neither 'file_name' nor 'coco_url'"):
         Coco(**folder(lambda content: content["images"][0].pop("file_name")))
+
+
+def test_the_file_of_a_picture_is_known_without_opening_it(folder, tmp_path):
+    data = Coco(**folder())
+    (tmp_path / "images" / "b.png").unlink()
+    assert [data.picture_path(index).name for index in range(len(data))] == ["a.png", "b.png", "a.png"]
+    assert data.picture_path(1).parent == tmp_path / "images"

@@ -64,3 +64,18 @@ def test_training_asks_generated_sources_for_their_training_split(name):
     config = compose_config("train_segmenter", [f"data={name}"])
     assert build(config.data).sample_id(0).split("/")[-3] == "train"
     assert "split" not in compose_config("train_segmenter", ["data=coco"]).data
+
+
+def test_files_and_scenes_are_those_of_the_source(tmp_path):
+    class Files(Numbers):
+        def picture_path(self, index):
+            return tmp_path / f"{self.name}{index}.png"
+
+        def scene(self, index):
+            return f"scene {index}"
+
+    mixed = Mixture(datasets={"a": Files("x", 2), "b": Numbers("", 2)})
+    assert [mixed.picture_path(index) for index in range(3)] == [tmp_path / "x0.png", None, tmp_path / "x1.png"]
+    assert mixed.scene(2) == "scene 1"
+    with pytest.raises(ValueError, match=r"data 'b': its pictures are not generated"):
+        mixed.scene(1)

@@ -1,5 +1,8 @@
 """A run small enough to train in a second: bright rectangles, a network of a few thousand weights."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -97,3 +100,12 @@ def small():
         trainer = staticmethod(make_trainer)
 
     return Parts
+
+
+@pytest.fixture(scope="session")
+def sft(tmp_path_factory):
+    """What `sft_run.py` makes; not to be changed by a test."""
+    spec = importlib.util.spec_from_file_location("sft_run", Path(__file__).with_name("sft_run.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SftParts(tmp_path_factory.mktemp("sft"))

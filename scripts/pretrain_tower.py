@@ -1,0 +1,53 @@
+"""A nano of its own: a new small model whose tower learns what generated pictures show -> a folder for train.py.
+
+python scripts/pretrain_tower.py out=runs/tower
+python scripts/train.py mllm=runs/tower/best train=nano data=refshapes_mix data.trajectories=traj.jsonl out=runs/sft
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from segagent.configuration import build
+from segagent.data.refshapes import description_words
+from segagent.devices import autocast, torch_device
+from segagent.dialogue import load_dialogue
+from segagent.entry import claim_output, run_entry
+from segagent.mllm.osprey import Osprey
+from segagent.mllm.word_tokenizer import WordTokenizer
+from segagent.training.run_folder import TrainingFolder
+from segagent.training.tower_pretraining import PretrainSettings, TowerTrainer
+
+
+def make_trainer(config: DictConfig) -> TowerTrainer:
+    settings, dialogue = PretrainSettings(**config.train), load_dialogue(config.dialogue_name)
+    autocast(torch_device(config.device), settings.precision)  # refuses what cannot be
+    tokenizer = WordTokenizer.of(dialogue, sorted(description_words()))
+    network = build(config.mllm_network)
+    mllm = Osprey.new(network, tokenizer, dialogue=config.dialogue_name, seed=config.seed, device=config.device)
+    return TowerTrainer(
+        mllm=mllm,
+        dataset=build(config.data),
+        dialogue=dialogue,
+        folder=TrainingFolder(config.out, keep=settings.keep),
+        settings=settings,
+        seed=config.seed,
+    )
+
+
+def main(config: DictConfig) -> int:
+    out = Path(config.out)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    trainer = make_trainer(config)
+    claim_output(out / "train.csv", config, out / "train.csv")
+    trainer.run(resume=config.resume)
+    print(f"model {out / 'best'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main, "pretrain_tower", __doc__)

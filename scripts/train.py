@@ -1,0 +1,115 @@
+"""Supervised training of a multimodal LLM on trajectories -> a checkpoint folder for mllm=FOLDER.
+
+python scripts/train.py mllm=FOLDER train=nano data=refshapes_mix data.trajectories=traj.jsonl out=runs/sft
+python scripts/train.py mllm=FOLDER mllm.dialogue=absolute mllm.dtype=bfloat16 train=lora_24gb \
+    data=coco data.annotations=FILE data.images=DIR data.trajectories=traj.jsonl out=runs/lora
+accelerate launch --config_file configs/accelerate/ddp.yaml scripts/train.py train=paper_qwen mllm=qwen_vl_chat ...
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from omegaconf import DictConfig, OmegaConf
+
+from segagent.configuration import build
+from segagent.dialogue import Dialogue, load_dialogue
+from segagent.entry import claim_output, run_entry
+from segagent.mllm.base import MLLM
+from segagent.training.collate import without_weights
+from segagent.training.examples import Examples
+from segagent.training.sft import SftTrainer
+from segagent.training.sft_checkpoint import SftFolder
+from segagent.training.sft_data import make_examples
+from segagent.training.sft_processes import is_sharded, start_processes
+from segagent.training.sft_validation import SftValidation
+from segagent.training.tracking import Tracker
+from segagent.training.visual_words import VisualWords
+
+
+def dialogue_of(mllm: MLLM) -> Dialogue:
+    """The dialogue that the model is to learn. Raises `ValueError` when none is named."""
+    if mllm.dialogue is None:
+        raise ValueError("the checkpoint names no dialogue; say mllm.dialogue=NAME (configs/dialogue/)")
+    return load_dialogue(mllm.dialogue)
+
+
+def place(config: DictConfig, accelerator: Accelerator) -> None:
+    """Several processes: each has its own device. Weights that will be shared out are loaded into memory first."""
+    if accelerator.num_processes > 1:
+        for part, device in (("mllm", "cpu" if is_sharded(accelerator) else None), ("segmenter", None)):
+            if config[part] is not None and "device" in config[part]:
+                config[part].device = device or str(accelerator.device)
+
+
+def load_model(config: DictConfig) -> MLLM:
+    if config.mllm is None:
+        raise ValueError("mllm: no model given; say mllm=FOLDER or mllm=NAME (--help lists the names)")
+    mllm = build(config.mllm)
+    if not hasattr(mllm, "network"):
+        raise ValueError(f"mllm={type(mllm).__name__}: has no weights here; train one that is loaded from a folder")
+    return mllm
+
+
+def make_trainer(config: DictConfig, tracker: Tracker) -> SftTrainer:
+    settings = build(config.train)
+    accelerator = start_processes(config.device, settings)
+    place(config, accelerator)
+    mllm = load_model(config)
+    dialogue = dialogue_of(mllm)
+    words = VisualWords(mllm) if settings.auxiliary else None
+    learnt, held_out = make_examples(
+        config,
+        dialogue,
+        held_out=config.validation.limit,
+        seen=without_weights(mllm).seen_size,
+        grid=mllm.network.config.grid if settings.auxiliary else None,
+    )
+    return SftTrainer(
+        mllm=mllm,
+        examples=learnt,
+        folder=SftFolder(config.out, keep=settings.keep),
+        settings=settings,
+        validation=None if held_out is None else make_validation(config, held_out),
+        accelerator=accelerator,
+        tracker=tracker,
+        seed=config.seed,
+        auxiliary=words,
+    )
+
+
+def make_validation(config: DictConfig, examples: Examples) -> SftValidation:
+    checked = config.validation
+    return SftValidation(
+        examples=examples,
+        segmenter=build(config.segmenter) if checked.with_segmenter else None,
+        states=checked.states,
+        batch_size=checked.batch_size,
+        max_new_tokens=checked.max_new_tokens,
+    )
+
+
+def main(config: DictConfig) -> int:
+    out = Path(config.out)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    tracker = Tracker(folder=out, settings=OmegaConf.to_container(config), **config.wandb)
+    trainer = make_trainer(config, tracker)
+    is_main = trainer.accelerator.is_main_process
+    if is_main:
+        claim_output(out / "train.csv", config, out / "train.csv")
+    trainer.accelerator.wait_for_everyone()
+    with tracker if is_main else nullcontext():
+        progress = trainer.run(resume=config.resume)
+    if is_main:
+        if progress.best_step is not None:
+            print(f"best model {out / 'best'} (step {progress.best_step}, score {progress.best_score:.3f})")
+        print(f"curve {out / 'curve.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main, "train", __doc__)

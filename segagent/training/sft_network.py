@@ -1,0 +1,174 @@
+"""Which weights of a multimodal LLM are trained, how, and how their checkpoint is written. One way for every family."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model, prepare_model_for_kbit_training
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from segagent.mllm.base import MLLM
+from segagent.mllm.local import LocalMLLM
+from segagent.mllm.transformers_vlm import TransformersVLM
+from segagent.training.optimization import OptimizerSettings
+from segagent.training.sft_settings import SftSettings
+
+_VISION = {"tower", "visual", "vision_tower", "vision_model"}
+# Parts that make tokens for the language model, some of which lie inside the vision part. Of Qwen-VL-Chat the released
+# recipe trains the attention pool only.
+_PROJECTOR = {"attn_pool", "merger", "deepstack_merger_list", "projector", "mlp1"}
+_PROJECTOR |= {"multi_modal_projector", "connector", "visual_norm", "positions", "image_newline"}
+_ADAPTER = "default"
+
+
+def part_of(name: str) -> str:
+    """`vision`, `projector` or `language`: where a parameter of any family belongs, by its name."""
+    words = set(name.split("."))
+    if words & _PROJECTOR:
+        return "projector"
+    return "vision" if words & _VISION else "language"
+
+
+def _linear_layers(network: nn.Module) -> list[str]:
+    """Names of the linear layers of the language model, its output layer not among them."""
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and part_of(name) == "language" and not name.endswith("lm_head")
+    ]
+
+
+def prepare_network(mllm: MLLM, settings: SftSettings) -> None:
+    """Freezes, adds LoRA layers and sets precisions, in place. What is trained is float32 afterwards.
+
+    Raises `ValueError` for a quantized model without LoRA, for an adapter that is to be trained on, and when nothing is
+    left to train.
+    """
+    network = mllm.network
+    quantized = bool(getattr(network, "is_quantized", False))
+    if quantized and not settings.lora_rank:
+        raise ValueError("a quantized model cannot be trained whole: set train.lora_rank (QLoRA), or quantization=none")
+    if quantized:
+        network = prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
+    for name, parameter in network.named_parameters():
+        trained = part_of(name) not in settings.frozen and parameter.is_floating_point()
+        parameter.requires_grad_(trained and not (settings.lora_rank and part_of(name) == "language"))
+    if settings.lora_rank and "language" not in settings.frozen:
+        mllm.network = network = _with_lora(mllm, network, settings)
+    for parameter in network.parameters():
+        if parameter.requires_grad or (settings.precision == "float32" and parameter.is_floating_point()):
+            parameter.data = parameter.data.float()
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(f"train.frozen={list(settings.frozen)}: nothing is left to train in {type(network).__name__}")
+    if settings.gradient_checkpointing:
+        inner = network.language if isinstance(mllm, LocalMLLM) else network
+        inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _with_lora(mllm: MLLM, network: nn.Module, settings: SftSettings) -> nn.Module:
+    lora = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=_linear_layers(network),
+    )
+    # peft freezes all that is not its own.
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    if isinstance(mllm, TransformersVLM):
+        if isinstance(network, PeftModel) or (Path(mllm.path) / "adapter_config.json").is_file():
+            raise ValueError(
+                f"mllm={mllm.path}: is an adapter; training goes on with its own run (resume=true), or from a whole "
+                "model: merge it into its base first"
+            )
+        # A projector that is trained as well is kept whole in the adapter's folder.
+        lora.modules_to_save = sorted({_module_to_save(name) for name in trained}) or None
+        return get_peft_model(network, _named_base(lora, mllm.path))
+    adapted = inject_adapter_in_model(lora, network, _ADAPTER)
+    for name, parameter in adapted.named_parameters():
+        parameter.requires_grad_(name in trained or "lora_" in name)
+    return adapted
+
+
+def _named_base(lora: LoraConfig, path: str) -> LoraConfig:
+    lora.base_model_name_or_path = str(Path(path).resolve()) if Path(path).is_dir() else path
+    return lora
+
+
+def _module_to_save(name: str) -> str:
+    """The whole projector that a parameter is of, as `peft` names modules: by the end of their name."""
+    words = name.split(".")
+    return next(word for word in words if word in _PROJECTOR)
+
+
+def build_sft_optimizer(network: nn.Module, settings: SftSettings) -> torch.optim.AdamW:
+    """AdamW on what is trained; a group's `scale` is its share of the rate. Vectors (norms, biases) do not decay."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [one for one in trained if (one.ndim > 1) == decays], "scale": 1.0, "weight_decay": decay}
+        for decays, decay in ((True, settings.weight_decay), (False, 0.0))
+    ]
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, betas=betas)
+
+
+def schedule(settings: SftSettings, steps: int) -> OptimizerSettings:
+    """The settings that `optimization.learning_rate` takes."""
+    return OptimizerSettings(lr=settings.lr, warmup=round(settings.warmup * steps), min_lr=settings.min_lr)
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def trained_state(network: nn.Module) -> dict[str, Tensor]:
+    """The weights that are trained, by name, on the CPU."""
+    return {name: value.detach().cpu() for name, value in network.named_parameters() if value.requires_grad}
+
+
+def load_trained_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raises `ValueError` when names or shapes are not those of this network."""
+    own = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+        odd = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
+        raise ValueError(
+            f"is of another model or training ({odd[0]} does not fit); resume with the mllm= it began with"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+
+
+def _merged(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state with LoRA layers -> the weights of the network without them, the low-rank updates added in."""
+    merged = {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}
+    for name, module in network.named_modules():
+        if isinstance(module, LoraLayer):
+            down, up = state[f"{name}.lora_A.{_ADAPTER}.weight"], state[f"{name}.lora_B.{_ADAPTER}.weight"]
+            weight = merged[f"{name}.weight"]
+            update = module.scaling[_ADAPTER] * (up.float() @ down.float())
+            merged[f"{name}.weight"] = (weight.float() + update).to(weight.dtype)
+    return merged
+
+
+def save_model(mllm: MLLM, folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes a folder that `mllm=FOLDER` loads. state: `state_dict` of the network, gathered from all processes.
+
+    Native families: the whole model, low-rank updates merged. Models of transformers: the whole model, or the adapter,
+    with `segagent.json` beside it, and tokenizer and image processor of a whole one.
+    """
+    if isinstance(mllm, LocalMLLM):
+        with torch.device("meta"):
+            shell = type(mllm.network)(mllm.network.config)
+        shell.load_state_dict(_merged(mllm.network, state), assign=True)
+        whole = copy.copy(mllm)
+        whole.network = shell
+        whole.save(folder)
+        return
+    mllm.network.save_pretrained(folder, state_dict=dict(state))
+    (folder / "segagent.json").write_text(json.dumps({"dialogue": mllm.dialogue}) + "\n", encoding="utf-8")
+    if not isinstance(mllm.network, PeftModel):
+        mllm.save_preprocessing(folder)

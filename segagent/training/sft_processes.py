@@ -1,0 +1,55 @@
+"""The processes of a supervised training: alone, DDP, FSDP2 or DeepSpeed, as `accelerate launch` was told.
+
+In: accelerate's environment. Out: an `Accelerator`, and what is summed and gathered with it. Nothing else of the
+training knows which engine runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object
+
+from segagent.devices import torch_device
+from segagent.training.sft_settings import SftSettings
+
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def start_processes(device: str, settings: SftSettings) -> Accelerator:
+    """The accelerator of this process. device: see `devices.torch_device`; with several processes each has its own."""
+    cpu = torch_device(device).type == "cpu"
+    count = PartialState(cpu=cpu).num_processes
+    # With a vision part that is trained, some of its last layers are not on the way to the loss.
+    unused = DistributedDataParallelKwargs(find_unused_parameters="vision" not in settings.frozen)
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision={"float32": "no", "bfloat16": "bf16"}[settings.precision],
+        gradient_accumulation_steps=settings.passes(count),
+        kwargs_handlers=[unused],
+    )
+    if accelerator.state.deepspeed_plugin is not None:  # it would ask a data loader, which it does not get
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch_size
+    return accelerator
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether no process has all the weights, so that the model cannot be asked for replies."""
+    return accelerator.distributed_type in _SHARDED
+
+
+def summed(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
+    """Each value's sum over the processes."""
+    if accelerator.num_processes == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    torch.distributed.all_reduce(total)
+    return total.tolist()
+
+
+def gathered(accelerator: Accelerator, rows: list[Any]) -> list[Any]:
+    """The rows of all processes, in order of rank; the same in each."""
+    return gather_object(rows) if accelerator.num_processes > 1 else rows

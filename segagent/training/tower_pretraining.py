@@ -1,0 +1,218 @@
+"""Dense pre-training of nano's tower: every cell of a generated picture is asked for its color, its thing and its mask.
+
+The stand-in for a tower that saw captions of the web. What it is shown are pictures as the policy will see them, with a
+mask painted over half of them, so that the paint and what lies under it are told apart. Picture k of a run depends on
+the seed and k alone, a step on the weights and its number: a resumed run is bitwise the one that was not stopped.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from segagent.data.base import Dataset
+from segagent.devices import autocast
+from segagent.dialogue import Dialogue
+from segagent.environment import stable_generator
+from segagent.mllm.osprey import Osprey
+from segagent.training.collate import single_thread, without_weights
+from segagent.training.mask_noise import perturbed
+from segagent.training.optimization import OptimizerSettings, learning_rate, set_learning_rate
+from segagent.training.run_folder import Progress, TrainingFolder
+from segagent.training.training_log import CsvTable
+from segagent.training.visual_words import COLOR_NAMES, NOTHING, NOUNS, CellWords, cell_shares
+
+COLUMNS = ("step", "loss", "color_accuracy", "noun_accuracy", "mask_error", "lr", "samples_per_second")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """steps: updates. batch_size: pictures per update. workers: processes that draw them (0: the training process).
+    precision: see `devices.autocast`. checkpoint_every: steps. keep: newest checkpoints. masked: share of pictures that
+    have a mask painted on. lr, warmup (steps), min_lr (share of lr), weight_decay: AdamW. clip_norm: of gradients."""
+
+    steps: int = 3000
+    batch_size: int = 32
+    workers: int = 1
+    precision: str = "float32"
+    checkpoint_every: int = 500
+    keep: int = 1
+    masked: float = 0.5
+    lr: float = 2e-3
+    warmup: int = 100
+    min_lr: float = 0.01
+    weight_decay: float = 0.02
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, least in {"steps": 0, "batch_size": 1, "workers": 0, "checkpoint_every": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"train.{name}={getattr(self, name)}: at least {least}")
+        if not 0 <= self.masked <= 1:
+            raise ValueError(f"train.masked={self.masked}: a share in [0, 1]")
+
+
+class TowerPictures:
+    """Map from number to (pixels `[3, S, S]` float32, words `[2, T]` int64, share that is painted `[T]` float32)."""
+
+    def __init__(self, *, dataset: Dataset, mllm: Osprey, dialogue: Dialogue, masked: float, seed: int) -> None:
+        self.dataset, self.encoder, self.dialogue = dataset, without_weights(mllm), dialogue
+        self.masked, self.seed = masked, seed
+        self.grid = mllm.network.config.grid
+        self.words = CellWords(dataset, self.grid)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        random = stable_generator("tower", self.seed, number)
+        index = number % len(self.dataset)
+        sample = self.dataset[index]
+        mask = np.zeros(sample.target.shape, bool)
+        if random.random() < self.masked:
+            mask = perturbed(sample.target, None, random)
+        image = self.dialogue.observe(sample.image, mask, sample.text).image
+        painted = cell_shares(mask[None], self.grid).reshape(-1)
+        return self.encoder.pixels(image), torch.from_numpy(self.words(index)), torch.from_numpy(painted)
+
+
+class _Heads(nn.Module):
+    """One linear layer for all questions: `[B, T, C]` -> colors, nouns (each with one more for nothing), and paint."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.sizes = (len(COLOR_NAMES) + 1, len(NOUNS) + 1, 1)
+        self.norm, self.layer = nn.LayerNorm(channels), nn.Linear(channels, sum(self.sizes))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        return self.layer(self.norm(features)).split(self.sizes, -1)
+
+
+class TowerTrainer:
+    """mllm: its tower is trained in place. dataset: generated pictures. dialogue: paints the masks. folder: `best/` and
+    the checkpoints are whole models, of which all but the tower is as it was. seed: of everything drawn."""
+
+    def __init__(
+        self,
+        *,
+        mllm: Osprey,
+        dataset: Dataset,
+        dialogue: Dialogue,
+        folder: TrainingFolder,
+        settings: PretrainSettings,
+        seed: int = 0,
+    ) -> None:
+        self.mllm, self.folder, self.settings, self.seed = mllm, folder, settings, seed
+        self.pictures = TowerPictures(dataset=dataset, mllm=mllm, dialogue=dialogue, masked=settings.masked, seed=seed)
+        self.device = mllm.network.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            heads = _Heads(mllm.network.config.tower_dims[-1])
+        self.trained = nn.ModuleDict({"tower": mllm.network.tower, "heads": heads}).to(self.device)
+        groups = [
+            {
+                "params": [p for p in self.trained.parameters() if (p.ndim > 1) == decays],
+                "weight_decay": decay,
+                "scale": 1,
+            }
+            for decays, decay in ((True, settings.weight_decay), (False, 0.0))
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98))
+        self.rates = OptimizerSettings(lr=settings.lr, warmup=settings.warmup, min_lr=settings.min_lr)
+        self.log = CsvTable(folder.path / "train.csv", COLUMNS)
+
+    def run(self, *, resume: bool = False, stop_at: int | None = None) -> Progress:
+        """Trains to the end, or until `stop_at` updates as if killed there (after a checkpoint)."""
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            self.folder.clear()
+        progress = self._load()
+        self.log.cut(progress.step)
+        steps = self.settings.steps
+        end = min(steps, stop_at or steps)
+        stream = self._stream(progress.step, end)
+        with tqdm(total=steps, initial=progress.step, desc="pretrain", unit="step", file=sys.stderr) as bar:
+            while progress.step < end:
+                figures = self._step(progress, next(stream))
+                bar.update()
+                bar.set_postfix({name: f"{figures[name]:.3f}" for name in COLUMNS[1:4]}, refresh=False)
+                if progress.step == end or progress.step % self.settings.checkpoint_every == 0:
+                    self._save(progress)
+        if progress.step == steps:
+            self.folder.replace_best(self.mllm.save)
+        return progress
+
+    def _stream(self, step: int, end: int) -> Iterator[list[Tensor]]:
+        size, workers = self.settings.batch_size, self.settings.workers
+        loader = DataLoader(
+            self.pictures,
+            batch_sampler=[range(number * size, (number + 1) * size) for number in range(step, end)],
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=single_thread,
+            multiprocessing_context="spawn" if workers else None,
+        )
+        return iter(loader)
+
+    def _step(self, progress: Progress, batch: list[Tensor]) -> dict[str, float]:
+        began = time.perf_counter()
+        pixels, words, painted = (tensor.to(self.device) for tensor in batch)
+        rate = learning_rate(progress.step, self.settings.steps, self.rates)
+        set_learning_rate(self.optimizer, rate)
+        self.trained.train()
+        with autocast(self.device, self.settings.precision):
+            colors, nouns, paint = self.trained["heads"](self.trained["tower"](pixels))
+        wanted = words + 1  # 0 is nothing
+        losses = [
+            F.cross_entropy(made.float().flatten(0, 1), wanted[:, which].flatten())
+            for which, made in enumerate((colors, nouns))
+        ]
+        loss = sum(losses) + F.binary_cross_entropy_with_logits(paint[..., 0].float(), painted)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.settings.clip_norm)
+        if not torch.isfinite(loss):
+            raise ValueError(f"step {progress.step + 1}: the loss is {float(loss)}; lower train.lr")
+        self.optimizer.step()
+        progress.step += 1
+        shown = words[:, 0] != NOTHING
+        right = [
+            float((made.argmax(-1) == wanted[:, which])[shown].float().mean()) if shown.any() else 0.0
+            for which, made in enumerate((colors, nouns))
+        ]
+        figures = {"loss": float(loss.detach()), "color_accuracy": right[0], "noun_accuracy": right[1]}
+        figures["mask_error"] = float((paint[..., 0].float().sigmoid() - painted).abs().mean().detach())
+        seconds = time.perf_counter() - began
+        self.log.add(step=progress.step, **figures, lr=rate, samples_per_second=len(pixels) / seconds)
+        return figures
+
+    def _save(self, progress: Progress) -> None:
+        partial = self.folder.partial(progress.step)
+        self.mllm.save(partial)
+        content = {
+            "step": progress.step,
+            "trained": self.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        torch.save(content, partial / "training.pt")
+        self.folder.finish(progress.step)
+
+    def _load(self) -> Progress:
+        found = self.folder.checkpoints()
+        if not found:
+            return Progress()
+        try:
+            content = torch.load(found[-1] / "training.pt", map_location="cpu", weights_only=True)
+            self.trained.load_state_dict(content["trained"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            return Progress(step=content["step"])
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{found[-1]}: cannot be resumed ({reason}); is it of another mllm_network=?") from None

@@ -1,0 +1,87 @@
+"""What each cell of a generated picture shows: its color and its thing, as words; and the losses that teach them.
+
+A model that is trained from nothing has no word for what it sees. `CellWords` reads the scene graph of refshapes (the
+stand-in for captions of the web); `VisualWords` pulls the visual tokens towards the embeddings of these words.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segagent.data.base import Dataset
+from segagent.data.refshapes.vocabulary import BUILDERS, COLORS
+from segagent.mllm.osprey import Osprey
+from segagent.training.collate import SftBatch
+
+COLOR_NAMES, NOUNS = tuple(COLORS), tuple(BUILDERS)
+NOTHING = -1  # a cell of background
+_LEAST = 0.2  # a thing that covers less of a cell does not name it
+
+
+def cell_shares(maps: np.ndarray, grid: int) -> np.ndarray:
+    """Share of each cell that is True: `[N, H, W]` bool -> `[N, grid, grid]` float32."""
+    planes = torch.from_numpy(np.ascontiguousarray(maps)).float()[None]
+    return F.adaptive_avg_pool2d(planes, grid)[0].numpy()
+
+
+class CellWords:
+    """Sample -> words of its cells. dataset: has `scene(index)`, as refshapes and mixtures of it. grid: cells a side.
+
+    Raises `ValueError` for a dataset of pictures that were not generated.
+    """
+
+    def __init__(self, dataset: Dataset, grid: int) -> None:
+        if not hasattr(dataset, "scene"):
+            raise ValueError(
+                f"{type(dataset).__name__} does not know what its pictures show: set train.auxiliary=0, or give "
+                "data=refshapes or data=refshapes_mix"
+            )
+        self.dataset, self.grid = dataset, grid
+
+    def __call__(self, index: int) -> np.ndarray:
+        """`[2, grid * grid]` int64 in reading order: index into `COLOR_NAMES`, into `NOUNS`; `NOTHING` for neither."""
+        scene = self.dataset.scene(index)
+        words = np.full((2, self.grid, self.grid), NOTHING, np.int64)
+        if scene.things:
+            shares = cell_shares(scene.labels == np.arange(len(scene.things))[:, None, None], self.grid)
+            most, named = shares.argmax(0), shares.max(0) >= _LEAST
+            colors = np.array([COLOR_NAMES.index(thing.color) for thing in scene.things])
+            nouns = np.array([NOUNS.index(thing.noun) for thing in scene.things])
+            words[:, named] = np.stack([colors[most], nouns[most]])[:, named]
+        return words.reshape(2, -1)
+
+
+class VisualWords:
+    """Loss that pulls what the projector makes of a cell towards the words of what the cell shows.
+
+    Cross-entropy over the cosines with the embeddings of all color words, and of all nouns. mllm: an Osprey whose
+    tokenizer knows them. temperature: of the cosines. Listens to the network, so that nothing is computed twice. Raises
+    `ValueError` for another family.
+    """
+
+    def __init__(self, mllm: Osprey, temperature: float = 0.1) -> None:
+        if not isinstance(mllm, Osprey):
+            raise ValueError(f"train.auxiliary: is for nano and its like, not for {type(mllm).__name__}; set it to 0")
+        self.temperature = temperature
+        self.tokens = [[mllm.tokenizer.encode(f" {word}") for word in words] for words in (COLOR_NAMES, NOUNS)]
+        self._seen: Tensor | None = None
+        mllm.network.visual_norm.register_forward_hook(self._listen)
+
+    def _listen(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        self._seen = output
+
+    def __call__(self, network: nn.Module, batch: SftBatch) -> Tensor:
+        """The mean loss over the cells of the last forward pass that show a thing; 0 where none does."""
+        seen, table = self._seen, network.language.get_input_embeddings().weight
+        self._seen = None
+        total = seen.sum() * 0.0
+        for ids, wanted in zip(self.tokens, batch.cells.unbind(1), strict=True):
+            words = torch.stack([table[torch.tensor(tokens, device=table.device)].mean(0) for tokens in ids])
+            shown = wanted != NOTHING
+            if shown.any():
+                cosines = F.normalize(seen[shown].float(), dim=-1) @ F.normalize(words.float(), dim=-1).T
+                total = total + F.cross_entropy(cosines / self.temperature, wanted[shown])
+        return total

@@ -1,0 +1,190 @@
+"""Trajectories -> examples and batches: what is learnt from a state, in which order, and what is refused before."""
+
+import dataclasses
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from segagent.data.trajectories import TrajectoryWriter
+from segagent.dialogue import Dialogue, load_dialogue
+from segagent.environment import Environment, to_trajectory
+from segagent.masks import bounding_box, error_regions, iou
+from segagent.policies.simulated import Oracle
+from segagent.training.collate import BatchPlan, Collator
+from segagent.training.examples import Examples, TaskMix, mask_of_state
+from segagent.training.mask_noise import perturbed
+from segagent.training.trajectory_index import TASKS, iou_of_state, read_states
+
+
+def examples_of(sft, tasks, held_out=0, **changes):
+    dialogue = changes.pop("dialogue", load_dialogue("nano"))
+    mix = TaskMix(**{**dict.fromkeys(TASKS, 0.0), **tasks})
+    states = read_states([sft.file], sft.dataset, dialogue, tasks=mix.names)
+    learnt, _ = states.split(held_out)
+    return Examples(
+        states=learnt, paths=[sft.file], dataset=sft.dataset, dialogue=dialogue, tasks=mix, **{"seed": 1} | changes
+    )
+
+
+def test_each_task_says_what_the_trajectory_knows(sft):
+    dialogue = load_dialogue("nano")
+    for task in TASKS:
+        examples = examples_of(sft, {task: 1.0})
+        for number in range(len(examples)):
+            made, row = examples[number], examples.row(number)
+            trajectory, state = examples.trajectory(row), int(examples.states.state[row])
+            size = {"width": trajectory.width, "height": trajectory.height}
+            reply = dialogue.parse(made.answer, **size)
+            assert made.task == task
+            if task == "perturbed":
+                assert reply.predicted_iou == pytest.approx(iou(made.mask, made.sample.target), abs=0.006)
+                continue
+            assert np.array_equal(made.mask, mask_of_state(trajectory, state))
+            told = task in ("iou_click", "iou", "finish")
+            assert (reply.predicted_iou is not None) == told
+            assert not told or reply.predicted_iou == pytest.approx(iou_of_state(trajectory, state), abs=0.006)
+            if task in ("click", "iou_click"):
+                assert reply.click == trajectory.steps[state].action.click
+            assert (reply.box == bounding_box(made.sample.target)) == (task == "box")
+            assert reply.finished == (task == "finish")
+            assert made.open == (task == "iou"), "only a bare IoU may be followed by more"
+
+
+def test_the_picture_shown_has_the_mask_on_it_and_nothing_of_the_target(sft):
+    examples = examples_of(sft, {"iou_click": 1.0})
+    made = examples[0]
+    untouched = np.where(made.mask[..., None], 0, made.observation.image)
+    assert np.array_equal(untouched, np.where(made.mask[..., None], 0, made.sample.image))
+
+
+def test_every_state_comes_once_an_epoch_and_the_order_follows_from_the_seed(sft):
+    examples, again = examples_of(sft, {"iou_click": 1.0, "iou": 1.0}), examples_of(sft, {"iou_click": 1.0, "iou": 1.0})
+    count = len(examples)
+    epochs = [[examples.row(number) for number in range(e * count, (e + 1) * count)] for e in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(count)) and epochs[0] != epochs[1]
+    assert [examples[n].answer for n in (5, 2, count)] == [again[n].answer for n in (5, 2, count)]
+    other = examples_of(sft, {"iou_click": 1.0, "iou": 1.0}, seed=2)
+    assert [other.row(number) for number in range(count)] != epochs[0]
+
+
+def test_tasks_are_mixed_by_weight(sft):
+    examples = examples_of(sft, {"iou_click": 3.0, "perturbed": 1.0})
+    drawn = [examples.tasks.draw(0b100010, np.random.default_rng(k)) for k in range(400)]
+    assert set(drawn) == {"iou_click", "perturbed"} and 0.68 < drawn.count("iou_click") / 400 < 0.82
+    assert {examples.tasks.draw(0b100000, np.random.default_rng(k)) for k in range(9)} == {"perturbed"}
+
+
+def test_wrong_masks_are_of_every_quality(sample_of):
+    ious = []
+    for number in range(150):
+        sample = sample_of(number)
+        mask = perturbed(sample.target, None, np.random.default_rng(number))
+        assert mask.shape == sample.target.shape and mask.dtype == bool
+        ious.append(iou(mask, sample.target))
+    counts, _ = np.histogram(ious, bins=5, range=(0, 1))
+    assert counts.min() >= 10, counts
+
+
+def test_perturbed_clicks_correct_the_mask_that_is_shown(sft):
+    examples = examples_of(sft, {"perturbed": 1.0})
+    for number in range(10):
+        made = examples[number]
+        click = examples.dialogue.parse(made.answer, width=made.sample.width, height=made.sample.height).click
+        if click is not None:
+            missing, surplus = error_regions(made.sample.target, made.mask)
+            assert (missing if click.is_positive else surplus)[click.y, click.x]
+
+
+def test_held_out_trajectories_share_no_picture_with_the_others(sft):
+    states = read_states([sft.file], sft.dataset, load_dialogue("nano"), tasks=["iou_click"])
+    learnt, kept = states.split(2)
+    assert len(learnt) + len(kept) == len(states) and len(set(kept.trajectory)) == 2
+    assert not set(learnt.picture) & set(kept.picture)
+    with pytest.raises(ValueError, match=r"validation.limit=100: the trajectories held out leave none"):
+        states.split(100)
+
+
+def test_all_that_is_wrong_is_told_at_once_and_before(sft, tmp_path):
+    dialogue = load_dialogue("nano")
+    broken = tmp_path / "broken.jsonl"
+    lines = sft.file.read_text().splitlines()
+    broken.write_text("\n".join([lines[0].replace('"s0"', '"s99"'), lines[1].replace('"s1"', '"s98"'), "{}"]) + "\n")
+    with pytest.raises(ValueError) as caught:
+        read_states([broken], sft.dataset, dialogue, tasks=["iou"])
+    assert "(3 problems)" in str(caught.value) and "'s99': data has no such picture" in str(caught.value)
+    assert "'s98': data has" in str(caught.value) and "broken.jsonl, line 3: key 'height' is missing" in str(
+        caught.value
+    )
+    with pytest.raises(ValueError, match=r"a.jsonl: no such file\n.*b.jsonl: no such file"):
+        read_states([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], sft.dataset, dialogue, tasks=["iou"])
+    with pytest.raises(ValueError, match=r"trajectories, none with a state to learn iou from \(min_final_iou=1.1\)"):
+        read_states([sft.file], sft.dataset, dialogue, tasks=["iou"], min_final_iou=1.1)
+    with pytest.raises(ValueError, match=r"tasks.iou_click: this dialogue announces no IoU; set tasks.iou_click=0"):
+        examples_of(sft, {"iou_click": 1.0, "click": 1.0}, dialogue=Dialogue(system="", prompt="{description}"))
+    with pytest.raises(ValueError, match="all weights are 0"):
+        TaskMix(iou_click=0, iou=0, perturbed=0)
+
+
+def test_pictures_that_are_not_there_are_all_listed(sft, tmp_path):
+    class Files(list):
+        sample_id = type(sft.dataset).sample_id
+
+        def picture_path(self, index):
+            return tmp_path / f"{index}.png"
+
+    with pytest.raises(ValueError) as caught:
+        read_states([sft.file], Files(sft.dataset), load_dialogue("nano"), tasks=["iou"])
+    assert all(f"{index}.png: no such picture" in str(caught.value) for index in range(len(sft.dataset)))
+
+
+def test_replies_of_another_dialogue_are_refused(sft, tmp_path):
+    environment = Environment(segmenter=sft.discs, max_clicks=1)
+    state = environment.start(sft.dataset[0])
+    action = Oracle().propose([state])[0][0]
+    said = load_dialogue("released_qwen").format(width=60, height=40, click=action.click)
+    state = environment.step(state, dataclasses.replace(action, text=said))
+    path = tmp_path / "other.jsonl"
+    with TrajectoryWriter(path) as writer:
+        writer.write([to_trajectory(state)])
+    with pytest.raises(ValueError, match=r"the reply 'Positive point: .* is of another dialogue"):
+        read_states([path], sft.dataset, load_dialogue("nano"), tasks=["iou"])
+    assert len(read_states([path], sft.dataset, load_dialogue("released_qwen"), tasks=["click"])) == 1
+
+
+def test_a_picture_of_another_size_is_refused(sft, dataset_of):
+    examples = examples_of(sft, {"iou_click": 1.0})
+    examples.dataset = dataset_of(len(sft.dataset), size=(30, 60))
+    with pytest.raises(ValueError, match=r"the picture is \[30, 60\], its trajectory says \[40, 60\]"):
+        examples[0]
+
+
+def test_only_the_answer_is_learnt_and_an_open_one_has_no_end(sft):
+    mllm = sft.mllm()
+    collate = Collator(mllm)
+    for task in ("iou", "iou_click"):
+        examples = examples_of(sft, {task: 1.0})
+        batch = collate([examples[0], examples[1]])
+        for row, number in enumerate((0, 1)):
+            learnt = batch.labels[row][batch.labels[row] != -100].tolist()
+            answer = mllm.tokenizer.encode(examples[number].answer)
+            assert learnt == answer + ([] if task == "iou" else [mllm.tokenizer.end])
+        assert "labels" not in batch.tensors and batch.token_weights().sum() == (batch.labels != -100).sum()
+
+
+def test_over_long_samples_are_named_and_never_cut(sft):
+    mllm = sft.mllm()
+    mllm.max_length = 20
+    with pytest.raises(ValueError, match=r"samples 's\d+': prompt .* tokens, Osprey reads at most 20"):
+        Collator(mllm)([examples_of(sft, {"iou_click": 1.0})[0]])
+
+
+def test_examples_of_like_length_share_a_batch_and_none_is_lost(sft):
+    examples = examples_of(sft, {"iou_click": 1.0})
+    examples.states.length[:] = np.random.default_rng(0).integers(5, 50, len(examples))
+    plain, grouped = (BatchPlan(examples, batch_size=2, group=group, seed=1) for group in (1, 4))
+    batches = [grouped.batch(number) for number in range(8)]
+    assert sorted(chain(*batches[:4])) == list(range(8)) and sorted(chain(*batches[4:])) == list(range(8, 16))
+    spread = [sum(np.ptp(examples.lengths(plan.batch(n))[:, 1]) for n in range(8)) for plan in (plain, grouped)]
+    assert spread[1] < spread[0]
+    assert grouped.batch(5) == BatchPlan(examples, batch_size=2, group=4, seed=1).batch(5)

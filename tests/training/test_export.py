@@ -1,0 +1,107 @@
+"""scripts/export.py: conversations as each trainer documents them, with the pictures that the model would see."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segagent.dialogue import load_dialogue
+from segagent.training.examples import Examples, TaskMix
+from segagent.training.export import export
+from segagent.training.trajectory_index import read_states
+
+
+def examples_of(sft, **tasks):
+    mix = TaskMix(**{"iou": 0.0, "perturbed": 0.0} | tasks)
+    dialogue = load_dialogue("released_qwen")
+    states = read_states([sft.file], sft.dataset, dialogue, tasks=mix.names)
+    return Examples(states=states, paths=[sft.file], dataset=sft.dataset, dialogue=dialogue, tasks=mix)
+
+
+def exported(sft, folder, form):
+    examples = examples_of(sft)
+    assert export((examples[n] for n in range(len(examples))), folder, form=form) == (len(examples), 0)
+    return examples, [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def shown(path):
+    return np.asarray(Image.open(path))
+
+
+def test_llamafactory_sharegpt(sft, tmp_path):
+    examples, records = exported(sft, tmp_path, "llamafactory")
+    told = json.loads((tmp_path / "dataset_info.json").read_text())["segagent"]
+    assert told["file_name"] == "train.jsonl" and told["formatting"] == "sharegpt"
+    assert told["columns"] == {"messages": "messages", "images": "images"}
+    tags = told["tags"]
+    for number, record in enumerate(records):
+        roles = [message[tags["role_tag"]] for message in record["messages"]]
+        assert roles == [tags["system_tag"], tags["user_tag"], tags["assistant_tag"]]
+        system, asked, said = (message[tags["content_tag"]] for message in record["messages"])
+        assert system == "You are a helpful assistant." and said == examples[number].answer
+        assert asked == "<image>" + examples[number].observation.prompt
+        assert sum(message["content"].count("<image>") for message in record["messages"]) == len(record["images"]) == 1
+        assert np.array_equal(shown(tmp_path / record["images"][0]), examples[number].observation.image)
+
+
+def test_ms_swift_messages(sft, tmp_path):
+    examples, records = exported(sft, tmp_path, "ms_swift")
+    for number, record in enumerate(records):
+        assert set(record) == {"messages", "images"}
+        assert [set(message) for message in record["messages"]] == [{"role", "content"}] * 3
+        assert record["messages"][1]["content"].startswith("<image>")
+        assert record["messages"][-1] == {"role": "assistant", "content": examples[number].answer}
+        assert Path(record["images"][0]).is_absolute() and Path(record["images"][0]).is_file()
+
+
+def test_trl_prompt_and_completion(sft, tmp_path):
+    examples, records = exported(sft, tmp_path, "trl")
+    for number, record in enumerate(records):
+        assert set(record) == {"prompt", "completion", "images"}
+        assert [message["role"] for message in record["prompt"]] == ["system", "user"]
+        assert [part["type"] for part in record["prompt"][1]["content"]] == ["image", "text"]
+        assert record["completion"][0]["content"] == [{"type": "text", "text": examples[number].answer}]
+        assert record["completion"][0]["role"] == "assistant" and len(record["images"]) == 1
+
+
+def test_what_the_formats_cannot_say_is_left_out_and_told(sft, tmp_path):
+    examples = examples_of(sft, iou=1.0)
+    made = [examples[number] for number in range(len(examples))]
+    written, left_out = export(made, tmp_path, form="trl")
+    assert left_out == sum(example.task == "iou" for example in made) > 0 and written + left_out == len(made)
+    with pytest.raises(ValueError, match="nothing to export"):
+        export([example for example in made if example.open], tmp_path / "b", form="trl")
+    with pytest.raises(ValueError, match="format='alpaca': choose llamafactory, ms_swift, trl"):
+        export(made, tmp_path, form="alpaca")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="pip install trl")
+def test_trl_trains_two_steps_on_its_export(sft, tmp_path):
+    from datasets import Image as ImageColumn
+    from datasets import Sequence, load_dataset
+    from transformers import AutoModelForImageTextToText
+    from trl import SFTConfig, SFTTrainer
+
+    from segagent.mllm.testing_vlm import write_tiny_checkpoint
+    from segagent.mllm.transformers_vlm import TransformersVLM
+
+    exported(sft, tmp_path / "export", "trl")
+    folder = write_tiny_checkpoint("qwen2_5_vl", tmp_path / "model")
+    table = load_dataset("json", data_files=str(tmp_path / "export" / "train.jsonl"), split="train")
+    table = table.cast_column("images", Sequence(ImageColumn()))
+    settings = SFTConfig(
+        output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, max_length=None, report_to=[],
+        use_cpu=True, bf16=False, save_strategy="no",
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        model=AutoModelForImageTextToText.from_pretrained(folder),
+        args=settings,
+        train_dataset=table,
+        processing_class=TransformersVLM(path=folder, device="cpu").processor,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 2

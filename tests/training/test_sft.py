@@ -1,0 +1,214 @@
+"""The supervised loop: it learns, stops and goes on, keeps what loads again, and counts processes and passes right."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from segagent.mllm.osprey import Osprey
+from segagent.training.sft_network import part_of
+from segagent.training.sft_settings import SftSettings
+from segagent.training.sft_validation import click_is_right, figures_of, score_of
+from segagent.types import Click
+
+HERE = Path(__file__).parent
+RUN = """
+import sys, torch
+sys.path[:0] = [{here!r}]
+from sft_run import SftParts
+torch.set_num_threads(1)
+SftParts({data!r}).trainer({out!r}, batch_size=1, steps=3, validate_every=3).run()
+"""
+
+
+def rows(folder, name="train.csv", columns=5):
+    return [tuple(map(float, row.split(",")[:columns])) for row in (folder / name).read_text().splitlines()[1:]]
+
+
+def weights(folder):
+    return Osprey.from_checkpoint(folder, device="cpu").network.state_dict()
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def whole(sft, tmp_path_factory):
+    """A run of six steps, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer = sft.trainer(folder)
+    before = {name: value.clone() for name, value in trainer.mllm.network.state_dict().items()}
+    progress = trainer.run()
+    return trainer, folder, before, progress
+
+
+def test_projector_and_language_are_trained_and_the_tower_is_not(whole):
+    trainer, _, before, _ = whole
+    after = trainer.mllm.network.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {part_of(name) for name in moved} == {"projector", "language"}
+    still = {name for name in before if name not in moved}
+    assert {part_of(name) for name in still} == {"vision"}
+
+
+def test_a_run_leaves_models_that_load_tables_and_a_curve(whole):
+    trainer, folder, _, progress = whole
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"best", "checkpoints", "train.csv", "validation.csv", "curve.png"}
+    assert [path.name for path in trainer.folder.checkpoints()] == ["step_0000003", "step_0000006"]
+    assert same(weights(folder / "checkpoints" / "step_0000006"), trainer.mllm.network.state_dict())
+    assert Osprey.from_checkpoint(folder / "best", device="cpu").dialogue == "nano"
+    assert progress.best_step in (3, 6) and (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    figures = rows(folder, "validation.csv", 8)
+    assert [row[0] for row in figures] == [3, 6] and all(0 <= row[2] <= 1 for row in figures)
+
+
+def test_killed_and_resumed_is_bitwise_the_same(whole, sft, tmp_path):
+    trainer, folder, _, _ = whole
+    sft.trainer(tmp_path).run(stop_at=4)
+    (tmp_path / "train.csv").open("a").write("5,0.1")  # a row cut off
+    resumed = sft.trainer(tmp_path, mllm=sft.mllm(seed=9))
+    for name, value in trainer.mllm.network.state_dict().items():
+        if part_of(name) == "vision":  # frozen, so it is what the run began with
+            resumed.mllm.network.state_dict()[name].copy_(value)
+    resumed.run(resume=True)
+    assert same(resumed.mllm.network.state_dict(), trainer.mllm.network.state_dict())
+    assert rows(tmp_path) == rows(folder)
+    assert (tmp_path / "validation.csv").read_text() == (folder / "validation.csv").read_text()
+
+
+def test_passes_add_up_to_one_large_batch(sft, tmp_path):
+    sft.trainer(tmp_path, batch_size=4, length_group=1, validation=False, steps=2).run()
+    sft.trainer(tmp_path / "b", batch_size=1, length_group=1, validation=False, steps=2).run()
+    for one, other in zip(rows(tmp_path), rows(tmp_path / "b"), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_two_processes_give_the_losses_of_one(sft, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(RUN.format(here=str(HERE), data=str(sft.file.parent), out=str(tmp_path / "two")))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    done = subprocess.run([*launch, "--nproc_per_node", "2", str(script)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = sft.trainer(tmp_path / "one", batch_size=1, steps=3, validate_every=3)
+    alone.run()
+    for shared, single in zip(rows(tmp_path / "two"), rows(tmp_path / "one"), strict=True):
+        assert shared == pytest.approx(single, rel=1e-4)
+    validated = [rows(tmp_path / name, "validation.csv", 8)[0] for name in ("two", "one")]
+    assert validated[0] == pytest.approx(validated[1], rel=1e-3, nan_ok=True)
+    again = weights(tmp_path / "two" / "checkpoints" / "step_0000003")
+    for name, value in alone.mllm.network.state_dict().items():
+        assert torch.allclose(again[name], value, atol=2e-4), name
+
+
+def test_it_learns_by_heart(sft, tmp_path):
+    trainer = sft.trainer(tmp_path, steps=60, lr=1e-2, validation=False, batch_size=4)
+    trainer.run()
+    made = rows(tmp_path)
+    assert np.mean([row[1] for row in made[-5:]]) < 0.5 * np.mean([row[1] for row in made[:5]])
+    assert made[-1][2] > made[0][2] + 0.2, "token accuracy"
+
+
+def test_lora_of_a_native_model_trains_little_and_is_written_merged(sft, tmp_path):
+    trainer = sft.trainer(tmp_path, lora_rank=2, steps=4, checkpoint_every=2, frozen=["vision", "projector"])
+    network = trainer.mllm.network
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    trainer.run()
+    observation = trainer.examples[0].observation
+    batch = trainer.mllm.encode([observation], ["Finish"])
+    with torch.no_grad():
+        adapted = trainer.mllm.network.eval()(**batch).logits
+        merged = Osprey.from_checkpoint(tmp_path / "checkpoints" / "step_0000004", device="cpu").network(**batch).logits
+    assert torch.allclose(adapted, merged, atol=1e-4)
+    sft.trainer(tmp_path / "b", lora_rank=2, steps=4, checkpoint_every=2, frozen=["vision", "projector"]).run(stop_at=2)
+    again = sft.trainer(tmp_path / "b", lora_rank=2, steps=4, checkpoint_every=2, frozen=["vision", "projector"])
+    again.run(resume=True)
+    assert same(again.mllm.network.state_dict(), network.state_dict())
+
+
+def test_bfloat16_and_checkpointing_train_close_to_plain(whole, sft, tmp_path):
+    _, folder, _, _ = whole
+    exact = rows(folder)[0][1]
+    sft.trainer(tmp_path / "c", steps=1, gradient_checkpointing=True, validation=False).run()
+    assert rows(tmp_path / "c")[0][1] == pytest.approx(exact, rel=1e-5)
+    AcceleratorState._reset_state()  # accelerate keeps its precision for the life of a process
+    try:
+        sft.trainer(tmp_path / "b", steps=1, precision="bfloat16", validation=False).run()
+    finally:
+        AcceleratorState._reset_state()
+    rounded = rows(tmp_path / "b")[0][1]
+    assert rounded != exact and rounded == pytest.approx(exact, rel=0.03)
+
+
+def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
+    trainer = sft.trainer(tmp_path / "m", validation=False)
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("segagent.training.sft.answer_losses", full)
+    with pytest.raises(ValueError, match=r"step 1: out of memory .* lower train.batch_size=2 .*gradient_checkpointing"):
+        trainer.run()
+    monkeypatch.undo()
+    wild = sft.trainer(tmp_path / "w", validation=False)
+    with torch.no_grad():
+        wild.mllm.network.language.lm_head.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match=r"step 1: loss nan has no finite gradient; lower train.lr"):
+        wild.run()
+    sft.trainer(tmp_path / "r", steps=2, validation=False).run()
+    with pytest.raises(ValueError, match=r"step_0000002: cannot be resumed \(is of another model or training"):
+        sft.trainer(tmp_path / "r", validation=False, lora_rank=2).run(resume=True)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"epochs": 1, "steps": 1}, "give one of them"),
+        ({"steps": 1, "frozen": ["vision", "projector", "language"]}, "not all"),
+        ({"steps": 1, "frozen": ["eyes"]}, "some of vision, projector, language"),
+        ({"steps": 1, "precision": "float16"}, "choose float32 or bfloat16"),
+        ({"steps": 1, "batch_size": 0}, "train.batch_size=0: at least 1"),
+        ({"steps": 1, "warmup": 2}, "a share in"),
+    ],
+)
+def test_settings_without_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SftSettings(**settings)
+
+
+def test_batches_must_come_out_even():
+    settings = SftSettings(epochs=2, global_batch=12, batch_size=2)
+    assert settings.passes(3) == 2 and settings.updates(120) == 20
+    with pytest.raises(ValueError, match=r"global_batch=12 is no multiple of train.batch_size=2 times 4 processes"):
+        settings.passes(4)
+
+
+def test_a_click_is_right_in_the_error_region_of_its_sign_only():
+    target, mask = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    target[:2], mask[1:3] = True, True
+    judged = {
+        (y, sign): click_is_right(Click(0, y, sign), target, mask, None) for y in range(4) for sign in (True, False)
+    }
+    assert {key for key, right in judged.items() if right} == {(0, True), (2, False)}
+
+
+def test_figures_are_per_token_or_per_state():
+    figures = figures_of(
+        [
+            {"loss": 1.0, "token_accuracy": 0.5, "tokens": 3.0},
+            {"loss": 2.0, "token_accuracy": 0.0, "tokens": 1.0},
+            {"parsed": 1.0, "click_accuracy": 1.0, "iou_before": 0.2, "iou_after_click": 0.6},
+            {"parsed": 0.0, "click_accuracy": 0.0, "iou_before": 0.4, "iou_after_click": 0.4},
+        ]
+    )
+    assert figures["loss"] == 1.25 and figures["token_accuracy"] == 0.375
+    assert figures["click_accuracy"] == figures["parsed"] == 0.5 and figures["iou_after_click"] == 0.5
+    assert math.isnan(figures["iou_error"]) and score_of(figures) == 0.5
+    assert score_of({**figures, "iou_after_click": math.nan}) == 1.25

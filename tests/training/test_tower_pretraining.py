@@ -1,0 +1,143 @@
+"""Dense pre-training of the tower, and the loss that gives visual tokens the words of what they show."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from segagent.configuration import build, compose_config
+from segagent.data.mixture import Mixture
+from segagent.data.refshapes import RefShapes, description_words
+from segagent.dialogue import load_dialogue
+from segagent.mllm.osprey import Osprey
+from segagent.mllm.testing import TINY_NANO
+from segagent.mllm.word_tokenizer import WordTokenizer
+from segagent.training.collate import SftBatch
+from segagent.training.visual_words import COLOR_NAMES, NOTHING, NOUNS, CellWords, VisualWords
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = [
+    "data=refshapes", "data.size=128", "data.limit=4", "device=cpu", "mllm_network.image_size=32",
+    "mllm_network.tower_dims=[8,16]", "mllm_network.tower_depths=[1,1]", "mllm_network.width=32",
+    "mllm_network.depth=2", "mllm_network.heads=2", "mllm_network.mlp_width=64", "train.steps=4",
+    "train.batch_size=2", "train.workers=0", "train.checkpoint_every=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("pretrain_tower", ROOT / "scripts" / "pretrain_tower.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def settings(*overrides):
+    config = compose_config("pretrain_tower", [*SETTINGS, *overrides])
+    OmegaConf.resolve(config)
+    return config
+
+
+def nano():
+    tokenizer = WordTokenizer.of(load_dialogue("nano"), description_words())
+    return Osprey.new(TINY_NANO, tokenizer, dialogue="nano", device="cpu")
+
+
+def table(folder):
+    return [row.split(",")[:6] for row in (folder / "train.csv").read_text().splitlines()]
+
+
+def test_cells_are_named_after_what_covers_them():
+    dataset = RefShapes(subset="refshapes", split="train", limit=6, size=128)
+    words = CellWords(dataset, 16)
+    for index in range(0, 6, 2):
+        scene, (colors, nouns) = dataset.scene(index), words(index).reshape(2, 16, 16)
+        assert ((colors == NOTHING) == (nouns == NOTHING)).all() and (colors != NOTHING).any()
+        for y, x in np.argwhere(colors != NOTHING):
+            cell = scene.labels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
+            most = max(range(len(scene.things)), key=lambda thing: (cell == thing).sum())
+            thing = scene.things[most]
+            assert (cell == most).mean() >= 0.2
+            assert (COLOR_NAMES[colors[y, x]], NOUNS[nouns[y, x]]) == (thing.color, thing.noun)
+    mixed = Mixture(datasets={"a": dataset, "b": RefShapes(subset="refshapes-thin", split="train", limit=6, size=128)})
+    assert np.array_equal(CellWords(mixed, 16)(0), words(0))
+    with pytest.raises(ValueError, match=r"list does not know what its pictures show: set train.auxiliary=0"):
+        CellWords([], 16)
+
+
+def test_every_color_and_thing_has_a_word_of_its_own():
+    mllm = nano()
+    loss = VisualWords(mllm)
+    for tokens in loss.tokens:
+        assert len({tuple(ids) for ids in tokens}) == len(tokens)
+        assert not any(mllm.tokenizer.unknown in ids for ids in tokens)
+
+
+def test_visual_tokens_are_pulled_towards_their_words():
+    mllm = nano()
+    loss, random = VisualWords(mllm), np.random.default_rng(0)
+    image = random.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    observation = load_dialogue("nano").observe(image, np.zeros((32, 32), bool), "red star")
+    tensors = mllm.encode([observation], ["Finish"])
+    labels = tensors.pop("labels")
+    cells = torch.full((1, 2, 16), NOTHING)
+    cells[0, 0, :8], cells[0, 1, :8] = 3, 5
+    batch = SftBatch((0,), tensors, labels, torch.ones(1), cells)
+    optimizer = torch.optim.Adam(mllm.network.projector.parameters(), lr=1e-2)
+    made = []
+    for _ in range(20):
+        mllm.network(**tensors)
+        value = loss(mllm.network, batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        made.append(float(value))
+    assert made[-1] < 0.5 * made[0]
+    with torch.no_grad():
+        seen = mllm.network.project(mllm.network.tower(tensors["pixel_values"]))[0]
+        words = mllm.network.language.get_input_embeddings().weight[[ids[0] for ids in loss.tokens[0]]]
+        nearest = (torch.nn.functional.normalize(seen, dim=-1) @ torch.nn.functional.normalize(words, dim=-1).T).argmax(
+            1
+        )
+    assert (nearest[:8] == 3).all()
+    mllm.network(**tensors)
+    nothing = loss(mllm.network, SftBatch((0,), tensors, labels, torch.ones(1), torch.full((1, 2, 16), NOTHING)))
+    assert float(nothing) == 0
+
+
+def test_only_the_tower_moves_and_the_folder_is_a_model(script, tmp_path):
+    assert script.main(settings(f"out={tmp_path / 'run'}")) == 0
+    assert script.main(settings(f"out={tmp_path / 'new'}", "train.steps=0")) == 0
+    trained, new = (Osprey.from_checkpoint(tmp_path / name / "best", device="cpu").network for name in ("run", "new"))
+    after, before = trained.state_dict(), new.state_dict()
+    moved = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved == {"tower"} and len(table(tmp_path / "run")) == 5
+
+
+def test_a_killed_run_goes_on_bitwise(script, tmp_path):
+    script.main(settings(f"out={tmp_path / 'whole'}"))
+    script.make_trainer(settings(f"out={tmp_path / 'killed'}")).run(stop_at=2)
+    script.main(settings(f"out={tmp_path / 'killed'}", "resume=true"))
+    whole, killed = (Osprey.from_checkpoint(tmp_path / n / "best", device="cpu").network for n in ("whole", "killed"))
+    assert all(torch.equal(value, killed.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert table(tmp_path / "whole") == table(tmp_path / "killed")
+
+
+def test_the_tower_learns_colors(script, tmp_path):
+    trainer = script.make_trainer(
+        settings(f"out={tmp_path}", "train.steps=40", "train.batch_size=4", "train.warmup=2", "train.lr=0.01")
+    )
+    trainer.run()
+    rows = [[float(value) for value in row] for row in table(tmp_path)[1:]]
+    assert np.mean([row[1] for row in rows[-5:]]) < 0.6 * np.mean([row[1] for row in rows[:5]])
+
+
+def test_the_shipped_architecture_fits_its_budget():
+    config = compose_config("pretrain_tower")
+    tokenizer = WordTokenizer.of(load_dialogue("nano"), description_words())
+    with torch.device("meta"):
+        network = Osprey.new(build(config.mllm_network), tokenizer, device="meta").network
+    assert sum(parameter.numel() for parameter in network.parameters()) * 4 <= 15e6, "15 MB as float32"

@@ -1,0 +1,147 @@
+"""scripts/train.py: every family in, a folder out that mllm=FOLDER takes."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from segagent.configuration import CONFIG_DIR, build, compose_config
+from segagent.entry import expand_checkpoints
+from segagent.mllm import testing
+from segagent.mllm.testing_vlm import write_tiny_checkpoint
+from segagent.run import run_config
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = [
+    "data=refshapes", "data.limit=6", "data.size=128", "device=cpu", "segmenter.max_pixels=1024", "validation.limit=2",
+    "validation.states=2", "validation.max_new_tokens=4", "wandb.mode=disabled", "train.epochs=null", "train.steps=2",
+    "train.global_batch=2", "train.batch_size=2", "train.workers=0", "train.precision=float32",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("train", ROOT / "scripts" / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def trajectories(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trajectories") / "t.jsonl"
+    given = ["data=refshapes", "data.split=train", "data.limit=6", "data.size=128", "segmenter.max_pixels=1024"]
+    config = compose_config("simulate", [*given, "simulate.max_clicks=2", f"out={path}", "device=cpu"])
+    OmegaConf.resolve(config)
+    run_config(config, config.simulate, path, "simulate")
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """family -> folder of a tiny checkpoint, written when it is first asked for."""
+    root, made = tmp_path_factory.mktemp("models"), {}
+
+    def folder(family):
+        if family not in made:
+            made[family] = root / family
+            if family in ("nano", "osprey", "qwen_vl_chat"):
+                getattr(testing, f"write_{family}")(made[family])
+            else:
+                write_tiny_checkpoint(family, made[family])
+        return made[family]
+
+    return folder
+
+
+def settings(trajectories, *overrides):
+    config = compose_config("train", expand_checkpoints([*SETTINGS, f"data.trajectories={trajectories}", *overrides]))
+    OmegaConf.resolve(config)
+    return config
+
+
+def loaded(folder, *overrides):
+    """The model of a folder, as an entry with mllm=FOLDER makes it."""
+    config = compose_config("evaluate", [*expand_checkpoints([f"mllm={folder}"]), "out=x", "device=cpu", *overrides])
+    OmegaConf.resolve(config)
+    return build(config.mllm)
+
+
+def weights(mllm):
+    return mllm.network.state_dict()
+
+
+@pytest.mark.parametrize("family", ["nano", "osprey", "qwen_vl_chat", "qwen2_5_vl", "llava"])
+def test_every_family_trains_and_loads_again(family, models, trajectories, script, tmp_path):
+    out = tmp_path / "run"
+    named = ["mllm.dialogue=nano"] if family in ("qwen2_5_vl", "llava") else []
+    assert script.main(settings(trajectories, f"mllm={models(family)}", f"out={out}", "train.lr=0.01", *named)) == 0
+    after = loaded(out / "best")
+    assert after.dialogue == {"osprey": "released_llava", "qwen_vl_chat": "released_qwen"}.get(family, "nano")
+    before = weights(loaded(models(family)))
+    assert before.keys() == weights(after).keys()
+    moved = [name for name, value in weights(after).items() if not torch.equal(value.float(), before[name].float())]
+    assert moved and not any(".tower." in f".{name}" or "vision_tower" in name for name in moved)
+    assert any("projector" in name or "merger" in name or "attn_pool" in name for name in moved)
+    assert (out / "curve.png").is_file() and OmegaConf.load(out / "train.config.yaml").train.steps == 2
+
+
+def test_lora_is_kept_as_an_adapter_of_its_base(models, trajectories, script, tmp_path):
+    out = tmp_path / "run"
+    given = [f"mllm={models('qwen2_5_vl')}", "mllm.dialogue=nano", f"out={out}", "train.lora_rank=2", "train.lr=0.01"]
+    assert script.main(settings(trajectories, *given)) == 0
+    assert json.loads((out / "best" / "segagent.json").read_text()) == {"dialogue": "nano"}
+    assert (out / "best" / "adapter_config.json").is_file() and not (out / "best" / "model.safetensors").exists()
+    after, before = loaded(out / "best"), loaded(models("qwen2_5_vl"))
+    moved = [name for name, value in weights(after).items() if not torch.equal(value, weights(before)[name])]
+    assert any("q_proj" in name for name in moved) and any("merger" in name for name in moved)
+    with pytest.raises(ValueError, match="is an adapter; training goes on with its own run"):
+        script.main(settings(trajectories, f"mllm={out / 'best'}", f"out={tmp_path / 'b'}", "train.lora_rank=2"))
+
+
+def test_a_run_is_never_lost_and_resumed_with_its_own_settings_only(models, trajectories, script, tmp_path):
+    given = [f"mllm={models('nano')}", f"out={tmp_path / 'run'}", "validation.limit=0"]
+    script.main(settings(trajectories, *given))
+    with pytest.raises(ValueError, match=r"is there already; say resume=true"):
+        script.main(settings(trajectories, *given))
+    with pytest.raises(ValueError, match=r"other settings: train.lr \(1e-05 then, 0.1 now\)"):
+        script.main(settings(trajectories, *given, "resume=true", "train.lr=0.1"))
+    script.main(settings(trajectories, *given, "resume=true"))
+
+
+def test_what_is_missing_is_told_before_training(models, trajectories, script, tmp_path):
+    with pytest.raises(ValueError, match="no model given; say mllm=FOLDER"):
+        script.main(settings(trajectories, "out=x"))
+    with pytest.raises(ValueError, match=r"names no dialogue; say mllm.dialogue=NAME"):
+        script.main(settings(trajectories, f"mllm={models('qwen2_5_vl')}", "out=x"))
+    with pytest.raises(ValueError, match=r"data has no such picture"):
+        script.main(settings(trajectories, f"mllm={models('nano')}", "data.split=val", "out=x"))
+    with pytest.raises(ValueError, match="has no weights here"):
+        script.main(settings(trajectories, "mllm=endpoint", "mllm.path=x", "out=x"))
+    with pytest.raises(ValueError, match="none with a state to learn"):
+        script.main(settings(trajectories, f"mllm={models('nano')}", "min_final_iou=1.5", "out=x"))
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_batches(models, trajectories, script, tmp_path):
+    for family in ("nano", "qwen2_5_vl"):
+        made = []
+        for workers in (0, 1):
+            out = tmp_path / f"{family}{workers}"
+            given = [f"mllm={models(family)}", "mllm.dialogue=nano", f"out={out}", f"train.workers={workers}"]
+            script.main(settings(trajectories, *given, "validation.limit=0"))
+            made.append([row.split(",")[:4] for row in (out / "train.csv").read_text().splitlines()])
+        assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3", "two_nodes"])
+def test_accelerate_reads_the_files_that_ship(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    path = CONFIG_DIR / "accelerate" / f"{name}.yaml"
+    read = load_config_from_file(str(path))
+    assert read.num_processes == yaml.safe_load(path.read_text())["num_processes"] and read.mixed_precision == "bf16"
