@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from segagent.configuration import CONFIG_DIR, build, compose_config, load_named, names
 
 ENTRIES = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
-# A preset is no constructor's arguments but settings of an entry (tests/test_presets.py); configs/accelerate holds files
-# for `accelerate launch`.
+# A preset is no constructor's arguments but settings of an entry (tests/test_presets.py); accelerate holds files for its
+# launcher.
 GROUPS = sorted(
     path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in ("accelerate", "preset")
 )
