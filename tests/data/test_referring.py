@@ -4,7 +4,13 @@ import shutil
 import pytest
 from PIL import Image
 
+from segagent.data.predictions import prediction_record
 from segagent.data.referring import Referring, in_split
+from segagent.environment import Environment
+from segagent.metrics import score
+from segagent.metrics.side_by_side import side_by_side
+from segagent.policies.simulated import Oracle
+from segagent.rollout import rollout
 from segagent.types import Box
 
 
@@ -137,3 +143,14 @@ def test_broken_pictures_and_refs_are_named(refer_tree):
     (root / "refcoco" / "instances.json").write_text(json.dumps({"images": []}))
     with pytest.raises(ValueError, match="key 'annotations' is missing"):
         Referring(root=str(root))
+
+
+def test_no_target_and_many_targets_go_through_rollout_predictions_and_scores(refer_tree, discs):
+    refs = [refer_tree.ref(1, [11, 12], "val", "both cups"), refer_tree.ref(2, [-1], "val", "the dog", image=2)]
+    data = Referring(root=str(refer_tree("grefcoco", refs=refs)), dataset="grefcoco")
+    environment = Environment(segmenter=discs, max_clicks=2)
+    made = [one for batch in rollout(list(data), policy=Oracle(), environment=environment) for one in batch]
+    records = [json.loads(json.dumps(prediction_record(one))) for one in made]
+    assert len(made[0].steps) == 2 and not made[1].steps, "there is nothing to click where nothing is meant"
+    rows = side_by_side(score(records, bootstrap=0))
+    assert rows["gres"]["n_acc"] == 1 == rows["gres"]["t_acc"] and rows["instance"]["n"] == 2
