@@ -90,6 +90,7 @@ def test_passes_add_up_to_one_large_batch(sft, tmp_path):
         assert one == pytest.approx(other, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(sft, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(RUN.format(here=str(HERE), data=str(sft.file.parent), out=str(tmp_path / "two")))
@@ -107,6 +108,7 @@ def test_two_processes_give_the_losses_of_one(sft, tmp_path):
         assert torch.allclose(again[name], value, atol=2e-4), name
 
 
+@pytest.mark.slow
 def test_it_learns_by_heart(sft, tmp_path):
     trainer = sft.trainer(tmp_path, steps=60, lr=1e-2, validation=False, batch_size=4)
     trainer.run()
