@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from segagent.configuration import CONFIG_DIR, build, compose_config, load_named, names
 
 ENTRIES = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
-# A preset is no constructor's arguments but settings of an entry (tests/test_presets.py); accelerate's files are for its
+# A preset is no constructor's arguments but settings of an entry (tests/test_presets.py). accelerate/: files for its
 # launcher.
 GROUPS = sorted(
     path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in ("accelerate", "preset")
