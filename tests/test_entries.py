@@ -113,7 +113,7 @@ def test_killed_with_nine_and_resumed_is_the_run_that_was_not(tmp_path):
 def test_a_search_is_evaluated_by_the_mask_it_returns(tmp_path):
     out = tmp_path / "greedy.json"
     search = ("policy=greedy", "proposer=noisy_oracle", "proposer.flip=0.3", "reward=true_iou", "search.k=2")
-    size = ("data.limit=4", "data.size=128", "segmenter.max_pixels=4000", "rollout.max_clicks=3")
+    size = ("data.limit=4", "data.size=128", "segmenter=graphcut", "segmenter.max_pixels=4000", "rollout.max_clicks=3")
     done = call("scripts/evaluate.py", *search, *size, f"out={out}")
     metrics = json.loads((tmp_path / "greedy.metrics.json").read_text())
     assert metrics["protocol"] == "best_predicted" and metrics["prm_mae"] == 0 and "best until then" in done.stdout
