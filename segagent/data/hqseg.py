@@ -9,6 +9,7 @@ Neither set has expressions; an object is described by the category that its fil
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def _words(name: str) -> str:
     return " ".join(re.split(r"[\s_-]+", apart)).strip().lower()
 
 
-class _Folders:
+class _Folders(ABC):
     """A pair of folders whose pictures describe themselves; `text` may hold `{category}` and `{stem}`."""
 
     def __init__(self, images: Path, masks: Path, text: str, texts: str | None, limit: int | None) -> None:
@@ -51,8 +52,9 @@ class _Folders:
             for index in range(len(self)):
                 self._describe(index)
 
+    @abstractmethod
     def _category(self, stem: str) -> str | None:
-        raise NotImplementedError
+        """What the file's name says that it shows; None where it says nothing."""
 
     def _describe(self, index: int) -> str:
         stem = self._inner.sample_id(index)

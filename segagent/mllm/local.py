@@ -5,6 +5,7 @@ A subclass knows its prompt and its pixels; everything about padding, labels, li
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -42,7 +43,7 @@ def torch_dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
-class LocalMLLM:
+class LocalMLLM(ABC):
     """Base of the native members of `base.MLLM`.
 
     network, tokenizer: see there. dialogue: name of the dialogue the checkpoint was trained on. max_length: tokens that
@@ -65,18 +66,18 @@ class LocalMLLM:
         self.tokenizer, self.dialogue = tokenizer, dialogue
         self.max_length, self.max_batch = max_length, max_batch
 
+    @abstractmethod
     def prompt_tokens(self, observation: Observation) -> list[int]:
         """Everything before the reply, `network.IMAGE_TOKEN` at the place of each visual token."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def image_size(self) -> int:
         """Side of the square that every picture is brought to, in pixels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pixels(self, image: np.ndarray) -> Tensor:
         """`[H, W, 3]` uint8 RGB -> `[3, image_size, image_size]` float32 as the tower takes it."""
-        raise NotImplementedError
 
     def seen_size(self, *, width: int, height: int) -> tuple[int, int]:
         """See `base.MLLM.seen_size`: a square, whatever the picture's size."""

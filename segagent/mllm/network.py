@@ -6,6 +6,8 @@ own (`LlamaForCausalLM`, `Qwen2ForCausalLM`), so that LoRA, gradient checkpointi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -19,7 +21,7 @@ def positions_of(attention_mask: Tensor) -> Tensor:
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 
 
-class VisionLanguageNetwork(nn.Module):
+class VisionLanguageNetwork(nn.Module, ABC):
     """Base of the native networks.
 
     language: a causal language model of transformers. A subclass says how pixels become visual tokens.
@@ -30,9 +32,9 @@ class VisionLanguageNetwork(nn.Module):
         self.language = language
         self._no_split_modules = language._no_split_modules  # layers that FSDP shares out one by one
 
+    @abstractmethod
     def visual_tokens(self, pixel_values: Tensor) -> Tensor:
         """`[N, 3, H, W]` normalised pixels -> `[N, T, D]` in the width of the decoder."""
-        raise NotImplementedError
 
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
         """Embeddings `[B, L, D]`; the visual tokens of the images take the places of `IMAGE_TOKEN` in reading order.

@@ -8,6 +8,7 @@ was shown, so that every distinct state is looked at once). `Line` is the search
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -47,7 +48,7 @@ class Line:
             move.tree.node = Node(state)
 
 
-class TreeSearch:
+class TreeSearch(ABC):
     """What the searches share: the calls, for all trees at once, and their counts. A subclass says what a tree is.
 
     proposer: makes the candidates. reward: judges masks. k: candidates per state; those that are alike are tried once.
@@ -81,8 +82,9 @@ class TreeSearch:
         self.limits, self.keep_candidates = Limits(budget, stop_reward, patience), keep_candidates
         self.counts: Counter[str] = Counter()
 
+    @abstractmethod
     def tree(self, root: Node) -> Tree:
-        raise NotImplementedError
+        """A fresh tree over one sample's first state, which has been judged."""
 
     def statistics(self) -> dict[str, int]:
         """Counts since this object was made: `search_states_seen`, states shown to the proposer, each a prompt pass;

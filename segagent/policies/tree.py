@@ -6,6 +6,7 @@ one call each.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ class Limits:
 
 
 @dataclass(eq=False)
-class Tree:
+class Tree(ABC):
     """One sample's search: the best node so far, the rules that end it, a record of what was tried.
 
     Driven by `search.TreeSearch`: `frontier`, `choose` for each of its nodes, `grow`, and again; a subclass says them.
@@ -82,20 +83,21 @@ class Tree:
         self.best = self.root
         self._apply_limits()
 
+    @abstractmethod
     def frontier(self) -> list[Node]:
         """Running nodes to go on from, the most promising first; empty once the search has ended."""
-        raise NotImplementedError
 
+    @abstractmethod
     def choose(self, node: Node) -> list[Action]:
         """Which of the candidates of a frontier node to try now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def grow(self, children: Sequence[Node]) -> None:
         """Takes in what came of the chosen actions, judged and in their order; outcomes that coincide are left out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self) -> State:
-        raise NotImplementedError
+        """What `finished` makes of the line that this search returns."""
 
     # --- for subclasses ---------------------------------------------------------------------------------------------
 

@@ -10,12 +10,26 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segagent.devices import torch_device
+
+
+def summed(state: PartialState | Accelerator, values: Sequence[float]) -> list[float]:
+    """Each value's sum over the processes."""
+    if state.num_processes == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=state.device)
+    torch.distributed.all_reduce(total)
+    return total.tolist()
+
+
+def gathered(state: PartialState | Accelerator, rows: list[Any]) -> list[Any]:
+    """The rows of all processes, in order of rank; the same in each."""
+    return gather_object(rows) if state.num_processes > 1 else rows
 
 
 class Processes:
@@ -47,15 +61,11 @@ class Processes:
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """Each value's mean over the processes."""
-        if self.count == 1:
-            return list(values)
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(total)
-        return (total / self.count).tolist()
+        return [total / self.count for total in summed(self._state, values)]
 
     def gather(self, rows: list[Any]) -> list[Any]:
-        """The rows of all processes, in order of rank; the same in each."""
-        return gather_object(rows) if self.count > 1 else rows
+        """See `gathered`."""
+        return gathered(self._state, rows)
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 
 import torch
@@ -33,13 +32,8 @@ class RunFolder(TrainingFolder):
         self.finish(progress.step)
 
     def save_best(self, network: SimpleClickNet) -> None:
-        """File by file, the weights last: the config never changes within a run, so the pair always fits."""
-        partial = self.path / "best.partial"
-        save_simpleclick(network, partial)
-        self.best.mkdir(exist_ok=True)
-        for name in ("config.json", "model.safetensors"):
-            os.replace(partial / name, self.best / name)
-        partial.rmdir()
+        """A new `best/`, whole."""
+        self.replace_best(lambda folder: save_simpleclick(network, folder))
 
     def load(self, network: SimpleClickNet, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Progress:
         """Fills network, optimizer and scaler from the newest checkpoint; without one all stays as it is, at step 0.

@@ -23,11 +23,12 @@ from segagent.mllm.base import MLLM
 from segagent.training.collate import IGNORED, BatchPlan, Collator, SftBatch, sft_batches
 from segagent.training.examples import Examples
 from segagent.training.optimization import learning_rate, set_learning_rate
+from segagent.training.parallel import gathered, summed
 from segagent.training.run_folder import Progress
 from segagent.training.sft_checkpoint import SftFolder
 from segagent.training.sft_curves import draw_sft_curves
 from segagent.training.sft_network import build_sft_optimizer, prepare_network, schedule
-from segagent.training.sft_processes import gathered, is_sharded, summed
+from segagent.training.sft_processes import is_sharded
 from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import COLUMNS, SftValidation, figures_of, score_of
 from segagent.training.tracking import Tracker

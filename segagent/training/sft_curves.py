@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from segagent.training.training_log import smoothed
+from segagent.training.training_log import Rows, draw_run
 
-_SMOOTHING = 0.02  # a window of this share of the run, at least one step
 _SHOWN = (
     ("click_accuracy", "clicks in the right region", "#009e73", "-."),
     ("iou_after_click", "IoU after the click", "#0072b2", "-"),
@@ -20,18 +17,7 @@ _SHOWN = (
 )
 
 
-def _left(axes: Axes, steps: list[dict[str, float]]) -> None:
-    x = [row["step"] for row in steps]
-    window = max(1, math.ceil(_SMOOTHING * len(x)))
-    axes.plot(x, smoothed(np.array([row["loss"] for row in steps]), window), color="#0072b2")
-    axes.set(xlabel="step", ylabel="loss per token", yscale="log")
-    twin = axes.twinx()
-    accuracy = smoothed(np.array([row["token_accuracy"] for row in steps]), window)
-    twin.plot(x, accuracy, color="#d55e00", linestyle="--")
-    twin.set(ylabel="token accuracy (dashed)", ylim=(0, 1))
-
-
-def _right(axes: Axes, validations: list[dict[str, float]]) -> None:
+def _clicks(axes: Axes, validations: Rows) -> None:
     x = [row["step"] for row in validations]
     for name, label, color, style in _SHOWN:
         y = np.array([row[name] for row in validations])
@@ -42,14 +28,13 @@ def _right(axes: Axes, validations: list[dict[str, float]]) -> None:
         axes.legend(frameon=False)
 
 
-def draw_sft_curves(steps: list[dict[str, float]], validations: list[dict[str, float]], path: str | Path) -> None:
-    """A PNG of 1000 x 400 pixels, from the rows of `train.csv` and `validation.csv`."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    if steps:
-        _left(left, steps)
-    if validations:
-        _right(right, validations)
-    for axes in (left, right):
-        axes.grid(axis="y", color="#8888", linewidth=0.5)
-    figure.savefig(path, dpi=100)
+def draw_sft_curves(steps: Rows, validations: Rows, path: str | Path) -> None:
+    """From the rows of `train.csv` and `validation.csv`; see `training_log.draw_run`."""
+    draw_run(
+        steps,
+        validations,
+        path,
+        loss="loss per token",
+        share=("token_accuracy", "token accuracy"),
+        draw_validations=_clicks,
+    )

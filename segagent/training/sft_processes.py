@@ -1,17 +1,12 @@
 """The processes of a supervised training: alone, DDP, FSDP2 or DeepSpeed, as `accelerate launch` was told.
 
-In: accelerate's environment. Out: an `Accelerator`, and what is summed and gathered with it. Nothing else of the
-training knows which engine runs.
+In: accelerate's environment. Out: an `Accelerator`. Nothing else of the training knows which engine runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from segagent.devices import torch_device
 from segagent.training.sft_settings import SftSettings
@@ -39,17 +34,3 @@ def start_processes(device: str, settings: SftSettings) -> Accelerator:
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether no process has all the weights, so that the model cannot be asked for replies."""
     return accelerator.distributed_type in _SHARDED
-
-
-def summed(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
-    """Each value's sum over the processes."""
-    if accelerator.num_processes == 1:
-        return list(values)
-    total = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
-    torch.distributed.all_reduce(total)
-    return total.tolist()
-
-
-def gathered(accelerator: Accelerator, rows: list[Any]) -> list[Any]:
-    """The rows of all processes, in order of rank; the same in each."""
-    return gather_object(rows) if accelerator.num_processes > 1 else rows

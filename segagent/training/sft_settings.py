@@ -27,7 +27,7 @@ class SftSettings:
     encode, per training process (0: itself). length_group: see `collate.BatchPlan`.
 
     precision: `float32`, or `bfloat16` (autocast; what is trained stays float32). gradient_checkpointing: compute
-    activations of the language model anew in the backward pass: less memory, a third more time.
+    activations of the language model anew in the backward pass: less memory, more time.
 
     frozen: of `vision`, `projector`, `language`, those that are not trained. lora_rank: above 0 the language model
     learns low-rank updates of its linear layers only; lora_alpha, lora_dropout: as in `peft`. With `mllm.quantization`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 STEP_COLUMNS = ("step", "loss", "iou", "lr", "gradient_norm", "samples_per_second")
+Rows = list[dict[str, float]]
 _SMOOTHING = 0.02  # a window of this share of the run, at least one step
 
 
@@ -62,17 +63,39 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _left(axes: Axes, steps: list[dict[str, float]]) -> None:
+def _step_axes(axes: Axes, steps: Rows, loss: str, share: tuple[str, str]) -> None:
+    """The loss, called `loss`, and dashed a column in [0, 1]: share is (its name, what it is called)."""
     x = [row["step"] for row in steps]
     window = max(1, math.ceil(_SMOOTHING * len(x)))
     axes.plot(x, smoothed(np.array([row["loss"] for row in steps]), window), color="#0072b2")
-    axes.set(xlabel="step", ylabel="normalised focal loss", yscale="log")
+    axes.set(xlabel="step", ylabel=loss, yscale="log")
     twin = axes.twinx()
-    twin.plot(x, smoothed(np.array([row["iou"] for row in steps]), window), color="#d55e00", linestyle="--")
-    twin.set(ylabel="IoU after the last click (dashed)", ylim=(0, 1))
+    twin.plot(x, smoothed(np.array([row[share[0]] for row in steps]), window), color="#d55e00", linestyle="--")
+    twin.set(ylabel=f"{share[1]} (dashed)", ylim=(0, 1))
 
 
-def _right(axes: Axes, validations: list[dict[str, float]]) -> None:
+def draw_run(
+    steps: Rows,
+    validations: Rows,
+    path: str | Path,
+    *,
+    loss: str,
+    share: tuple[str, str],
+    draw_validations: Callable[[Axes, Rows], None],
+) -> None:
+    """Rows of both tables side by side, as a PNG of 1000 x 400 pixels; loss, share: see `_step_axes`."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    if steps:
+        _step_axes(left, steps, loss, share)
+    if validations:
+        draw_validations(right, validations)
+    for axes in (left, right):
+        axes.grid(axis="y", color="#8888", linewidth=0.5)
+    figure.savefig(path, dpi=100)
+
+
+def _clicks_needed(axes: Axes, validations: Rows) -> None:
     x = [row["step"] for row in validations]
     for name, color, style in (("noc80", "#009e73", "-."), ("noc85", "#0072b2", "-"), ("noc90", "#d55e00", "--")):
         axes.plot(x, [row[name] for row in validations], color=color, linestyle=style, marker="o", ms=3, label=name)
@@ -81,14 +104,13 @@ def _right(axes: Axes, validations: list[dict[str, float]]) -> None:
     axes.legend(frameon=False)
 
 
-def draw_curves(steps: list[dict[str, float]], validations: list[dict[str, float]], path: str | Path) -> None:
-    """Loss and IoU over steps beside NoC of the validations, as a PNG of 1000 x 400 pixels."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    if steps:
-        _left(left, steps)
-    if validations:
-        _right(right, validations)
-    for axes in (left, right):
-        axes.grid(axis="y", color="#8888", linewidth=0.5)
-    figure.savefig(path, dpi=100)
+def draw_curves(steps: Rows, validations: Rows, path: str | Path) -> None:
+    """Of the training of a segmenter: loss and IoU over steps beside NoC of the validations."""
+    draw_run(
+        steps,
+        validations,
+        path,
+        loss="normalised focal loss",
+        share=("iou", "IoU after the last click"),
+        draw_validations=_clicks_needed,
+    )

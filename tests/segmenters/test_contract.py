@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from segagent.configuration import build, load_named
 from segagent.segmenters import GraphCut, SimpleClick
 from segagent.segmenters.simpleclick_vit import SimpleClickConfig, SimpleClickNet
 from segagent.types import Box, Click
@@ -24,10 +25,17 @@ def tiny_simpleclick():
     return SimpleClick(network=network, device="cpu")
 
 
+def shipped_simpleclick():
+    config = load_named("segmenter", "simpleclick_nano")
+    config.device = "cpu"
+    return build(config)
+
+
 # Each is made by a function of the fixture `tiny_sam`, which some need.
 MEMBERS = {
     "graphcut": lambda _: GraphCut(),
     "simpleclick": lambda _: tiny_simpleclick(),
+    "simpleclick_nano": lambda _: shipped_simpleclick(),
     "sam": lambda tiny_sam: tiny_sam("sam"),
     "sam_hq": lambda tiny_sam: tiny_sam("sam_hq"),
     "sam2": lambda tiny_sam: tiny_sam("sam2"),

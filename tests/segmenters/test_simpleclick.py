@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from segagent.data.refshapes import RefShapes
+from segagent.masks import iou, next_click
 from segagent.segmenters.simpleclick import SimpleClick
 from segagent.segmenters.simpleclick_checkpoint import load_simpleclick, save_simpleclick
 from segagent.segmenters.simpleclick_vit import SimpleClickConfig, SimpleClickNet, click_maps, resize_positions
@@ -277,3 +279,35 @@ def test_a_given_mask_is_seen_by_the_next_click(tiny):
 def test_unsound_architectures_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **wrong)
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    return [
+        RefShapes(subset=name, split="val", limit=6)[k] for name in ("refshapes", "refshapes-thin") for k in range(6)
+    ]
+
+
+def first_click_ious(segmenter, samples):
+    clicks = [[next_click(sample.target, np.zeros_like(sample.target))] for sample in samples]
+    masks, _ = segmenter.predict(segmenter.embed([s.image for s in samples]), clicks, [None] * len(samples))
+    return [iou(mask, sample.target) for mask, sample in zip(masks, samples, strict=True)]
+
+
+def test_the_shipped_weights_find_most_of_a_drawing_with_one_click(drawings):
+    ious = first_click_ious(SimpleClick.from_checkpoint("simpleclick_nano", device="cpu", with_flip=False), drawings)
+    assert np.mean(ious) > 0.7, "0.86 and 0.76 over 1,000 samples each"
+
+
+def test_bfloat16_changes_a_few_pixels_only(drawings):
+    exact, rounded = (
+        SimpleClick.from_checkpoint("simpleclick_nano", device="cpu", with_flip=False, precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    embeddings = exact.embed([drawings[0].image])
+    clicks = [[next_click(drawings[0].target, np.zeros_like(drawings[0].target))]]
+    (_, (first,)), (_, (second,)) = (segmenter.predict(embeddings, clicks, [None]) for segmenter in (exact, rounded))
+    apart = np.abs(first.probabilities - second.probabilities)
+    assert 0 < apart.mean() < 0.01
+    with pytest.raises(ValueError, match=r"precision=float16 on cpu"):
+        SimpleClick(network=exact.network, device="cpu", precision="float16")
