@@ -135,7 +135,7 @@ def test_unsound_samples_are_refused_when_loaded(folder, change, message):
 def test_wrong_settings(folder):
     for wrong, message in (
         ({"text": "title"}, "choose category or caption"),
-        ({"crowd": "skip"}, "choose void or sample"),
+        ({"crowd": "skip"}, "choose void, sample or leave_out"),
         ({"images": "nowhere"}, "nowhere: no such folder"),
         ({"annotations": "none.json"}, "none.json: no such file"),
         ({"void_masks": "nowhere"}, "nowhere: no such folder"),
