@@ -113,6 +113,8 @@ def format_figures(figures: dict[str, Any]) -> str:
 def main(config: DictConfig) -> int:
     out = Path(config.out)
     lines, picture = beside(out, ".trajectories.jsonl"), beside(out, ".png")
+    if config.calibration_out is not None and config.reward.get("calibration") is not None:
+        raise ValueError("calibration_out: is fitted to numbers as they are announced; leave out reward.calibration")
     claim_output(out, config, lines)
     rules = {"max_clicks": 1, "min_points": config.min_points, "max_points": config.max_points}
     _, summary = run_config(config, rules, lines, "filtering")

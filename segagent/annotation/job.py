@@ -7,6 +7,7 @@ made from it at the end, so that an interrupted run leaves the same files as one
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,10 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
     calibration = _calibration(policy) if config.mode == "filter" else None
     if calibration is not None:
         calibration.reaching(config.filter.bad_iou)  # what is wrong with it shows before the run
+    _check_folder(out, config)
     claim_output(out / "annotations.json", config, lines)
+    if config.overwrite:
+        shutil.rmtree(out / "masks", ignore_errors=True)
     done = run(
         source,
         policy=policy,
@@ -85,6 +89,16 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
     write_json(out / "annotations.json", content)
     write_text(out / "summary.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     return figures, done
+
+
+def _check_folder(out: Path, config: DictConfig) -> None:
+    """Raises `ValueError` for a folder that is not one of ours: its masks/ might be somebody's work."""
+    ours = ("trajectories.jsonl", "annotations.config.yaml")
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in ours):
+        raise ValueError(f"{out}: holds other files; choose a new folder, or an empty one (out)")
+    for name in ("masks", "truth"):
+        if config[name] and Path(config[name]).resolve() == (out / "masks").resolve():
+            raise ValueError(f"{config[name]}: {name} is the folder that would be written to; choose another out")
 
 
 def _calibration(policy: Policy | TreeSearch) -> Calibration | None:
