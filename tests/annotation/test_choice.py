@@ -1,5 +1,7 @@
 """Which mask is the answer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,11 +23,8 @@ def trajectory(init, said, last=None, best=None):
         for number, (one, mask) in enumerate(zip(said, masks[1:], strict=True), 1)
     )
     extras = {} if best is None else {"returned": best, "pred_iou": last}
-    facts = {"sample_id": "s", "image_name": "s.png", "text": "thing"}
-    start = object_trajectory(masks[0], **facts)
-    values = {name: getattr(start, name) for name in start.__dataclass_fields__}
-    changes = {"init": init, "init_mask": encode_rle(masks[0]), "init_iou": 0.0, "steps": steps, "extras": extras}
-    return type(start)(**{**values, **changes})
+    start = object_trajectory(masks[0], sample_id="s", image_name="s.png", text="thing")
+    return replace(start, init=init, init_mask=encode_rle(masks[0]), init_iou=0.0, steps=steps, extras=extras)
 
 
 @pytest.mark.parametrize(
