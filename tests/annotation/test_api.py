@@ -12,7 +12,7 @@ from segagent.mllm import testing
 from segagent.types import Box, EndReason, InitKind
 
 FAST = ("segmenter=graphcut", "segmenter.max_pixels=2000", "rollout.max_clicks=2", "device=cpu")
-SPOKEN = 'proposer.prefix="Current IOU: 50, Positive point: (500, 500"'  # a forced reply stands in for training
+SPOKEN = 'proposer.prefix="Current IOU: 50, Positive point: (500, 500)"'  # a forced reply stands in for training
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def picture():
 
 
 def test_a_picture_and_a_text_become_a_trajectory(model, picture, tmp_path):
-    settings = (*FAST, SPOKEN, "proposer.max_new_tokens=3", "search.k=1")
+    settings = (*FAST, SPOKEN, "proposer.max_new_tokens=1", "search.k=1")
     trajectory = annotate(picture, "the red star", model=model, settings=settings)
     mask = returned_mask(trajectory)
     assert mask.shape == (30, 40) and mask.dtype == bool and trajectory.text == "the red star"

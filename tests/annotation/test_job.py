@@ -10,11 +10,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from segagent.annotation.job import annotate_config
+from segagent.annotation.outputs import segmentation_of
 from segagent.configuration import compose_config
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import expand_checkpoints
 from segagent.masks import encode_rle, iou
-from segagent.mllm import testing
 from segagent.policies.calibration import Calibration
 
 SIZE = (36, 48)
@@ -129,6 +129,8 @@ def test_filtering_finds_the_bad_ones_and_shows_them(world, tmp_path):
 
 def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path):
     """Random weights know nothing, so that it is the way of the numbers that is tested, not their worth."""
+    from segagent.mllm import testing  # brings torch, which the others need not wait for
+
     testing.write_nano(tmp_path / "nano")
     settings = (f"images={world}/images", f"masks={world}/masks", "text=red star", f"mllm={tmp_path / 'nano'}")
     expected = ("mode=filter", "reward.number=expected", "proposer.max_new_tokens=4")
@@ -179,9 +181,7 @@ def test_wrong_settings_are_refused_before_anything_is_done(world, tmp_path, set
     assert not (tmp_path / "out").exists()
 
 
-def test_holes_stay_in_polygon_files(world, tmp_path):
-    from segagent.annotation.outputs import segmentation_of
-
+def test_holes_stay_in_polygon_files():
     mask = np.zeros((9, 9), bool)
     mask[2:7, 2:7] = True
     assert isinstance(segmentation_of(encode_rle(mask), True), list)
