@@ -62,7 +62,7 @@ def test_many_pictures_are_done_in_batches_and_in_order(picture):
 
 def test_without_a_model_it_says_what_to_give(picture):
     with pytest.raises(ValueError, match="say mllm=NAME or mllm=FOLDER"):
-        annotate(picture, "cup", settings=("mllm=null", *FAST))
+        annotate(picture, "cup", settings=("proposer.mllm=null", *FAST))
 
 
 def test_importing_the_package_is_light():

@@ -15,7 +15,7 @@ from segagent.configuration import compose_config
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import expand_checkpoints
 from segagent.masks import encode_rle, iou
-from segagent.policies.calibration import Calibration
+from segagent.policies.calibration import FILE_NAME, Calibration
 
 SIZE = (36, 48)
 
@@ -136,9 +136,9 @@ def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path):
     expected = ("mode=filter", "reward.number=expected", "proposer.max_new_tokens=4")
     figures, _ = do(tmp_path / "raw", *settings, *expected)
     raw = [one.extras["pred_iou"] for one in read_trajectories(tmp_path / "raw" / "trajectories.jsonl")]
-    assert figures["n_unjudged"] == 0 and len(set(raw)) > 3 and all(0 < one < 1 for one in raw)
+    assert figures["n_unjudged"] == 0 and len(set(raw)) == 6 and all(0 < one < 1 for one in raw)
     assert figures["n_suspicious"] == 0, "neither a threshold nor a calibration"
-    Calibration.fit(sorted(raw), [0.1, 0.2, 0.3, 0.8, 0.9, 1.0], "expected").save(tmp_path / "nano")
+    Calibration.fit(sorted(raw), [0.1, 0.2, 0.3, 0.8, 0.9, 1.0], "expected").save(tmp_path / "nano" / FILE_NAME)
     calibrated = f"reward.calibration={tmp_path / 'nano'}"
     figures, _ = do(tmp_path / "cal", *settings, *expected, calibrated)
     assert figures["n_suspicious"] == 3 and figures["expected_precision"] == 1
