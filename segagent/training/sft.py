@@ -11,9 +11,11 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -59,6 +61,23 @@ def placed(batch: SftBatch, device: torch.device) -> SftBatch:
     tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}
     cells = None if batch.cells is None else batch.cells.to(device)
     return SftBatch(batch.numbers, tensors, batch.labels.to(device), batch.weights.to(device), cells)
+
+
+@contextmanager
+def out_of_memory_told(settings: SftSettings, when: str) -> Iterator[None]:
+    """Within it, running out of memory is a `ValueError` that names the settings by which less is needed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+            raise
+        raise ValueError(
+            f"{when}: out of memory ({str(error).splitlines()[0]}); lower train.batch_size={settings.batch_size} "
+            "(train.global_batch stays as it is) or validation.batch_size, set train.gradient_checkpointing=true, show "
+            "smaller pictures (mllm.max_pixels, mllm.max_tiles), keep what is not trained small (mllm.dtype=bfloat16), "
+            "train less of it (train.lora_rank=16; mllm.quantization=4bit), or share the weights over GPUs "
+            "(configs/accelerate/fsdp2.yaml)"
+        ) from None
 
 
 def _number(norm: Tensor | float | None) -> float:
@@ -123,24 +142,13 @@ class SftTrainer:
         bar = tqdm(total=self.steps, initial=progress.step, desc="train", unit="step", disable=hidden, file=sys.stderr)
         with bar:
             while progress.step < end:
-                loss = self._guarded(progress, stream)
+                with out_of_memory_told(self.settings, f"step {progress.step + 1}"):
+                    loss = self._step(progress, stream)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}", best=progress.best_score, refresh=False)
-                self._keep(progress, last=progress.step == end)
+                with out_of_memory_told(self.settings, f"validation after step {progress.step}"):
+                    self._keep(progress, last=progress.step == end)
         return progress
-
-    def _guarded(self, progress: Progress, stream: Iterator[SftBatch]) -> float:
-        try:
-            return self._step(progress, stream)
-        except torch.OutOfMemoryError as error:
-            settings = self.settings
-            raise ValueError(
-                f"step {progress.step + 1}: out of memory ({str(error).splitlines()[0]}); lower "
-                f"train.batch_size={settings.batch_size} (train.global_batch stays as it is), set "
-                "train.gradient_checkpointing=true, show smaller pictures (mllm.max_pixels, mllm.max_tiles), train "
-                "less of it (train.lora_rank=16; mllm.quantization=4bit), or share the weights over GPUs "
-                "(configs/accelerate/fsdp2.yaml)"
-            ) from None
 
     def _step(self, progress: Progress, stream: Iterator[SftBatch]) -> float:
         """One update; its loss."""
