@@ -88,7 +88,7 @@ def _number(norm: Tensor | float | None) -> float:
 class SftTrainer:
     """mllm: is trained in place. examples: what it is trained on. folder: where the run is kept. validation: None for
     none; without it there is no `best`. accelerator: see `sft_processes`. tracker: told every figure. seed: of
-    everything drawn. auxiliary: a further loss, None for none."""
+    everything drawn. auxiliary: a further loss, None for none; `ValueError` with sharded weights."""
 
     def __init__(
         self,
@@ -106,6 +106,11 @@ class SftTrainer:
         self.mllm, self.examples, self.folder, self.settings = mllm, examples, folder, settings
         self.validation, self.accelerator, self.tracker, self.seed = validation, accelerator, tracker, seed
         self.auxiliary = auxiliary
+        if auxiliary is not None and is_sharded(accelerator):
+            raise ValueError(
+                "train.auxiliary: asks for weights that no process has whole under FSDP or DeepSpeed; share out the "
+                "batches only (configs/accelerate/ddp.yaml), or set it to 0"
+            )
         with torch.random.fork_rng(devices=[]):  # LoRA layers begin at random
             torch.manual_seed(seed)
             prepare_network(mllm, settings)

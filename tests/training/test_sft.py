@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 
 from segagent.configuration import CONFIG_DIR
 from segagent.mllm.osprey import Osprey
-from segagent.training.sft import out_of_memory_told
+from segagent.training.sft import SftTrainer, out_of_memory_told
 from segagent.training.sft_network import part_of
 from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import click_is_right, figures_of, score_of
@@ -210,6 +210,18 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
     with pytest.raises(RuntimeError, match="shapes"), other:
         raise RuntimeError("shapes")
+    monkeypatch.setattr("segagent.training.sft.is_sharded", lambda accelerator: True)
+    with pytest.raises(ValueError, match=r"train.auxiliary: asks for weights that no process has whole"):
+        SftTrainer(
+            mllm=trainer.mllm,
+            examples=trainer.examples,
+            folder=trainer.folder,
+            settings=trainer.settings,
+            accelerator=trainer.accelerator,
+            tracker=trainer.tracker,
+            auxiliary=lambda network, batch: 0.0,
+        )
+    monkeypatch.undo()
     wild = sft.trainer(tmp_path / "w", validation=False)
     with torch.no_grad():
         wild.mllm.network.language.lm_head.weight.fill_(math.nan)
