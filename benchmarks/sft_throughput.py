@@ -113,16 +113,14 @@ def shaped(tiny: nn.Module, arguments: argparse.Namespace) -> nn.Module:
 
 def make_examples(folder: Path, arguments: argparse.Namespace) -> Examples:
     """Of the simulated annotator on refshapes; enough for all steps of a run."""
-    dataset, dialogue = (
-        RefShapes(subset="refshapes", split="train", size=arguments.picture),
-        load_dialogue("released_qwen"),
-    )
+    dataset = RefShapes(subset="refshapes", split="train", size=arguments.picture)
+    dialogue = load_dialogue("released_qwen")
     environment = Environment(segmenter=GraphCut(), max_clicks=2)
     wanted, file = (arguments.steps + 1) * arguments.batch_size, folder / "trajectories.jsonl"
     samples = (dataset[index] for index in range(wanted))
     with TrajectoryWriter(file) as writer:
-        for trajectory in rollout(samples, policy=Oracle(), environment=environment, batch_size=8):
-            writer.write(trajectory)
+        for made in rollout(samples, policy=Oracle(), environment=environment, batch_size=8):
+            writer.write(made)
     tasks = TaskMix(iou=0.0, perturbed=0.0)
     states = read_states([file], dataset, dialogue, tasks=tasks.names)
     return Examples(states=states, paths=[file], dataset=dataset, dialogue=dialogue, tasks=tasks)
@@ -172,9 +170,8 @@ def theirs(vlm: TransformersVLM, folder: Path, arguments: argparse.Namespace) ->
         def on_log(self, *_: object, logs: dict[str, float], **__: object) -> None:
             clock.losses += [float(logs["loss"])] if "loss" in logs else []
 
-    table = load_dataset(
-        "json", data_files=str(folder / "export" / FILE_NAME), split="train", cache_dir=str(folder / "c")
-    )
+    files = str(folder / "export" / FILE_NAME)
+    table = load_dataset("json", data_files=files, split="train", cache_dir=str(folder / "cache"))
     settings = SFTConfig(
         output_dir=str(folder / "theirs"),
         max_steps=own.steps,

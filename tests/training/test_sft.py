@@ -123,7 +123,7 @@ def shared(sft, tmp_path_factory):
     script = folder / "run.py"
     script.write_text(RUN.format(here=str(HERE), data=str(sft.file.parent), out=str(folder), fsdp=fsdp_environment()))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    done = subprocess.run([*launch, "--nproc_per_node", "2", str(script)], capture_output=True, text=True, timeout=400)
+    done = subprocess.run([*launch, "--nproc_per_node", "2", str(script)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     alone = sft.trainer(folder / "one", batch_size=1, steps=3, validate_every=3, checkpoint_every=2)
     alone.run()
