@@ -21,10 +21,11 @@ from segagent.entry import claim_output, run_entry
 from segagent.mllm.base import MLLM
 from segagent.training.collate import without_weights
 from segagent.training.examples import Examples
-from segagent.training.sft import SftTrainer
+from segagent.training.sft import SftTrainer, out_of_memory_told
 from segagent.training.sft_checkpoint import SftFolder
 from segagent.training.sft_data import make_examples
 from segagent.training.sft_processes import is_sharded, start_processes
+from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import SftValidation
 from segagent.training.tracking import Tracker
 from segagent.training.visual_words import VisualWords
@@ -54,8 +55,7 @@ def load_model(config: DictConfig) -> MLLM:
     return mllm
 
 
-def make_trainer(config: DictConfig, tracker: Tracker) -> SftTrainer:
-    settings = build(config.train)
+def make_trainer(config: DictConfig, settings: SftSettings, tracker: Tracker) -> SftTrainer:
     accelerator = start_processes(config.device, settings)
     place(config, accelerator)
     mllm = load_model(config)
@@ -97,7 +97,9 @@ def main(config: DictConfig) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     tracker = Tracker(folder=out, settings=OmegaConf.to_container(config), **config.wandb)
-    trainer = make_trainer(config, tracker)
+    settings = build(config.train)
+    with out_of_memory_told(settings, "loading the model"):
+        trainer = make_trainer(config, settings, tracker)
     is_main = trainer.accelerator.is_main_process
     if is_main:
         claim_output(out / "train.csv", config, out / "train.csv")

@@ -96,6 +96,10 @@ class HubParquet:
         """What the sample's object is counted by: a row is an object."""
         return self._samples[index][:3]
 
+    def picture_path(self, index: int) -> Path | None:
+        """The file of a sample's picture, which need not be there; None where the rows hold the pictures."""
+        return self._linked_path(*self._row(index)) if self._linked else None
+
     def _row(self, index: int) -> tuple[dict, str]:
         """(row, where it is, for messages)."""
         number, group, row, _ = self._samples[index]
@@ -129,9 +133,15 @@ class HubParquet:
             **facts,
         )
 
+    def _linked_path(self, row: dict, where: str) -> Path:
+        try:
+            return resolve_inside(self._images, json.loads(row["raw_image_info"])["file_name"])
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{where}: not laid out as expected ({error!r})") from None
+
     def _linked_facts(self, row: dict, where: str) -> dict[str, Any]:
         annotation, entry = json.loads(row["raw_anns"]), json.loads(row["raw_image_info"])
-        path = resolve_inside(self._images, entry["file_name"])
+        path = self._linked_path(row, where)
         image = load_image(path)
         if (entry["height"], entry["width"]) != image.shape[:2]:
             said = [entry["height"], entry["width"]]

@@ -116,9 +116,13 @@ class ReasonSeg:
 
     image_key = object_key
 
+    def picture_path(self, index: int) -> Path:
+        """The file of a sample's picture, which need not be there."""
+        return self._entries[index][0].with_suffix(".jpg")
+
     def __getitem__(self, index: int) -> Sample:
         path, number, content = self._entries[index]
-        picture = path.with_suffix(".jpg")
+        picture = self.picture_path(index)
         image = load_image(picture)
         target, void = draw_shapes(content["shapes"], *image.shape[:2], str(path))
         if not target.any():

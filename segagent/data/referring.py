@@ -160,6 +160,15 @@ class Referring:
         """What the sample's picture is counted by."""
         return self._samples[index][0]["image_id"]
 
+    def picture_path(self, index: int) -> Path:
+        """The file of a sample's picture, which need not be there."""
+        return self._find_image(self._image_entry(self._samples[index][0]))
+
+    def _image_entry(self, ref: dict) -> dict:
+        if ref["image_id"] not in self._image_entries:
+            raise ValueError(f"{self._instances_path}: image {ref['image_id']} of ref {ref['ref_id']} is not there")
+        return self._image_entries[ref["image_id"]]
+
     def _find_image(self, entry: dict) -> Path:
         path = resolve_inside(self._images, entry["file_name"])
         stem = Path(entry["file_name"]).stem
@@ -193,9 +202,7 @@ class Referring:
 
     def __getitem__(self, index: int) -> Sample:
         ref, number = self._samples[index]
-        entry = self._image_entries.get(ref["image_id"])
-        if entry is None:
-            raise ValueError(f"{self._instances_path}: image {ref['image_id']} of ref {ref['ref_id']} is not there")
+        entry = self._image_entry(ref)
         path = self._find_image(entry)
         image = self._load(path)
         height, width = image.shape[:2]

@@ -79,9 +79,12 @@ class SegAgentJson:
         """What the sample's picture is counted by."""
         return self._entries[index].image_name
 
+    def picture_path(self, index: int) -> Path:
+        """The file of a sample's picture, which need not be there."""
+        return resolve_inside(self._images, image_path_of(self._entries[index].image_name))
+
     def __getitem__(self, index: int) -> Sample:
-        entry = self._entries[index]
-        path = resolve_inside(self._images, image_path_of(entry.image_name))
+        entry, path = self._entries[index], self.picture_path(index)
         if self._last is None or self._last[0] != path:
             self._last = (path, load_image(path))
         image = self._last[1]

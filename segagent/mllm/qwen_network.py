@@ -35,6 +35,11 @@ class QwenConfig:
     @classmethod
     def from_file(cls, values: dict, where: str) -> QwenConfig:
         """Raises `ValueError` naming what is missing, or is not as in the released model."""
+        if values.get("model_type", "qwen") != "qwen":
+            raise ValueError(
+                f"{where}: model_type={values['model_type']!r}: not the config of a Qwen-VL-Chat; mllm=FOLDER finds "
+                "the family by itself"
+            )
         heads = values.get("num_attention_heads") or 1
         for key, wanted in (
             ("kv_channels", values.get("hidden_size", 0) // heads),

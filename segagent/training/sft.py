@@ -11,9 +11,11 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -61,6 +63,23 @@ def placed(batch: SftBatch, device: torch.device) -> SftBatch:
     return SftBatch(batch.numbers, tensors, batch.labels.to(device), batch.weights.to(device), cells)
 
 
+@contextmanager
+def out_of_memory_told(settings: SftSettings, when: str) -> Iterator[None]:
+    """Within it, running out of memory is a `ValueError` that names the settings by which less is needed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+            raise
+        raise ValueError(
+            f"{when}: out of memory ({str(error).splitlines()[0]}); lower train.batch_size={settings.batch_size} "
+            "(train.global_batch stays as it is) or validation.batch_size, set train.gradient_checkpointing=true, show "
+            "smaller pictures (mllm.max_pixels, mllm.max_tiles), keep what is not trained small (mllm.dtype=bfloat16), "
+            "train less of it (train.lora_rank=16; mllm.quantization=4bit), or share the weights over GPUs "
+            "(configs/accelerate/fsdp2.yaml)"
+        ) from None
+
+
 def _number(norm: Tensor | float | None) -> float:
     """NaN where an engine does not tell."""
     return math.nan if norm is None else float(norm)
@@ -69,7 +88,7 @@ def _number(norm: Tensor | float | None) -> float:
 class SftTrainer:
     """mllm: is trained in place. examples: what it is trained on. folder: where the run is kept. validation: None for
     none; without it there is no `best`. accelerator: see `sft_processes`. tracker: told every figure. seed: of
-    everything drawn. auxiliary: a further loss, None for none."""
+    everything drawn. auxiliary: a further loss, None for none; `ValueError` with sharded weights."""
 
     def __init__(
         self,
@@ -87,6 +106,11 @@ class SftTrainer:
         self.mllm, self.examples, self.folder, self.settings = mllm, examples, folder, settings
         self.validation, self.accelerator, self.tracker, self.seed = validation, accelerator, tracker, seed
         self.auxiliary = auxiliary
+        if auxiliary is not None and is_sharded(accelerator):
+            raise ValueError(
+                "train.auxiliary: asks for weights that no process has whole under FSDP or DeepSpeed; share out the "
+                "batches only (configs/accelerate/ddp.yaml), or set it to 0"
+            )
         with torch.random.fork_rng(devices=[]):  # LoRA layers begin at random
             torch.manual_seed(seed)
             prepare_network(mllm, settings)
@@ -123,24 +147,13 @@ class SftTrainer:
         bar = tqdm(total=self.steps, initial=progress.step, desc="train", unit="step", disable=hidden, file=sys.stderr)
         with bar:
             while progress.step < end:
-                loss = self._guarded(progress, stream)
+                with out_of_memory_told(self.settings, f"step {progress.step + 1}"):
+                    loss = self._step(progress, stream)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}", best=progress.best_score, refresh=False)
-                self._keep(progress, last=progress.step == end)
+                with out_of_memory_told(self.settings, f"validation after step {progress.step}"):
+                    self._keep(progress, last=progress.step == end)
         return progress
-
-    def _guarded(self, progress: Progress, stream: Iterator[SftBatch]) -> float:
-        try:
-            return self._step(progress, stream)
-        except torch.OutOfMemoryError as error:
-            settings = self.settings
-            raise ValueError(
-                f"step {progress.step + 1}: out of memory ({str(error).splitlines()[0]}); lower "
-                f"train.batch_size={settings.batch_size} (train.global_batch stays as it is), set "
-                "train.gradient_checkpointing=true, show smaller pictures (mllm.max_pixels, mllm.max_tiles), train "
-                "less of it (train.lora_rank=16; mllm.quantization=4bit), or share the weights over GPUs "
-                "(configs/accelerate/fsdp2.yaml)"
-            ) from None
 
     def _step(self, progress: Progress, stream: Iterator[SftBatch]) -> float:
         """One update; its loss."""

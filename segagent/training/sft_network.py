@@ -112,8 +112,9 @@ def build_sft_optimizer(network: nn.Module, settings: SftSettings) -> torch.opti
         {"params": [one for one in trained if (one.ndim > 1) == decays], "scale": 1.0, "weight_decay": decay}
         for decays, decay in ((True, settings.weight_decay), (False, 0.0))
     ]
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, betas=betas)
+    groups = [group for group in groups if group["params"]]
+    # Fused: one pass over the weights instead of one per operation, on CPUs too.
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=True)
 
 
 def schedule(settings: SftSettings, steps: int) -> OptimizerSettings:

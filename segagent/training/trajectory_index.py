@@ -20,7 +20,7 @@ from segagent.types import EndReason, InitKind, Trajectory
 
 # What a state may be asked; bit n of `StateTable.can` stands for the n-th.
 TASKS = ("click", "iou_click", "iou", "box", "finish", "perturbed")
-_SHOWN = 20  # problems that a message lists
+_SHOWN = 1000  # problems that a message lists
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,6 +57,7 @@ def test_pictures_inside_the_file(tmp_path):
     sample = data[2]
     assert sample.target.sum() == 24 and sample.target[3:7, 2:8].all() and sample.object_id == "8"
     assert sample.image.shape == (12, 16, 3) and abs(int(sample.image.mean()) - 90) < 3
+    assert data.picture_path(2) is None
     assert [HubParquet(root=root, level="instance")[k].text for k in range(3)] == ["left cup", "left cup", "third"]
 
 
@@ -67,7 +68,9 @@ def test_pictures_beside_the_file(tmp_path):
     (tmp_path / "train2014").mkdir()
     (tmp_path / "train2014" / "a.jpg").write_bytes(picture())
     for images in (None, str(tmp_path / "train2014"), str(tmp_path)):
-        sample = HubParquet(root=root, split="validation", images=images if images != str(tmp_path) else None)[0]
+        data = HubParquet(root=root, split="validation", images=images if images != str(tmp_path) else None)
+        sample = data[0]
+        assert str(data.picture_path(0)) == sample.image_key
         assert sample.target.sum() == 24 and (sample.text, sample.object_id) == ("left cup", 11)
 
 

@@ -98,6 +98,7 @@ def test_what_is_missing_is_named_by_path(tree):
     with pytest.raises(ValueError, match="choose first or all"):
         ReasonSeg(root=str(root), texts="some")
     (root / "ReasonSeg" / "val" / "a.jpg").unlink()
+    assert ReasonSeg(root=str(root)).picture_path(0) == root / "ReasonSeg" / "val" / "a.jpg", "told without being there"
     with pytest.raises(ValueError, match=r"val/a\.jpg: no such image file"):
         ReasonSeg(root=str(root))[0]
     tree("b")

@@ -50,6 +50,13 @@ def test_refclef_has_run_lengths_and_pictures_by_thousands(clef_tree):
     assert [data[k].text for k in range(len(data))] == ["sky"] and data[0].target.sum() == 35
     assert [s.text for s in map(Referring(**options, split="testB").__getitem__, range(2))] == ["sky", "sea"]
     assert len(Referring(**options, split="test")) == 2
+    where = [data.picture_path(0), Referring(**options, split="testB").picture_path(1)]
+    assert [str(path.relative_to(clef_tree)) for path in where] == [
+        "images/saiapr_tc-12/19/images/19579.jpg",
+        "images/saiapr_tc-12/25.jpg",
+    ]
+    where[0].unlink()
+    assert data.picture_path(0).name == "19579.jpg", "told without being there"
 
 
 def test_splits_as_their_publisher_reads_them():

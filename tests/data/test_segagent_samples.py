@@ -63,5 +63,6 @@ def test_what_is_missing_or_of_another_size_is_named(images, tmp_path):
     with pytest.raises(ValueError, match=r"the picture is \[3, 5\] but record 0 of"):
         data[0]
     path.unlink()
+    assert data.picture_path(0) == path, "told without being there"
     with pytest.raises(ValueError, match=r"000000581857\.jpg: no such image file"):
         SegAgentJson(annotations=str(EXAMPLE), images=str(images))[0]

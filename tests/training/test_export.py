@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segagent.dialogue import load_dialogue
+from segagent.training.collate import Collator
 from segagent.training.examples import Examples, TaskMix
 from segagent.training.export import export
 from segagent.training.trajectory_index import read_states
@@ -79,8 +81,8 @@ def test_what_the_formats_cannot_say_is_left_out_and_told(sft, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="pip install trl")
-def test_trl_trains_two_steps_on_its_export(sft, tmp_path):
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="pip install segagent[trl]")
+def test_trl_reads_the_same_examples_and_trains_on_them(sft, tmp_path):
     from datasets import Image as ImageColumn
     from datasets import Sequence, load_dataset
     from transformers import AutoModelForImageTextToText
@@ -89,19 +91,28 @@ def test_trl_trains_two_steps_on_its_export(sft, tmp_path):
     from segagent.mllm.testing_vlm import write_tiny_checkpoint
     from segagent.mllm.transformers_vlm import TransformersVLM
 
-    exported(sft, tmp_path / "export", "trl")
-    folder = write_tiny_checkpoint("qwen2_5_vl", tmp_path / "model")
-    table = load_dataset("json", data_files=str(tmp_path / "export" / "train.jsonl"), split="train")
+    examples, _ = exported(sft, tmp_path / "export", "trl")
+    vlm = TransformersVLM(path=write_tiny_checkpoint("qwen2_5_vl", tmp_path / "model"), device="cpu")
+    files = str(tmp_path / "export" / "train.jsonl")
+    table = load_dataset("json", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     table = table.cast_column("images", Sequence(ImageColumn()))
     settings = SFTConfig(
         output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, max_length=None, report_to=[],
-        use_cpu=True, bf16=False, save_strategy="no",
+        use_cpu=True, bf16=False, save_strategy="no", learning_rate=1e-2, disable_tqdm=True,
     )  # fmt: skip
-    trainer = SFTTrainer(
-        model=AutoModelForImageTextToText.from_pretrained(folder),
-        args=settings,
-        train_dataset=table,
-        processing_class=TransformersVLM(path=folder, device="cpu").processor,
-    )
+    network = AutoModelForImageTextToText.from_pretrained(vlm.path)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    trainer = SFTTrainer(model=network, args=settings, train_dataset=table, processing_class=vlm.processor)
+
+    ours = Collator(vlm)([examples[number] for number in range(2)])
+    theirs = trainer.data_collator([trainer.train_dataset[number] for number in range(2)])
+    assert torch.equal(theirs["pixel_values"], ours.tensors["pixel_values"])
+    # The template ends a reply with a line break, which TRL learns as well.
+    line_break = vlm.processor.tokenizer.encode("\n")
+    for row, length in enumerate(ours.tensors["attention_mask"].sum(1).tolist()):
+        for name, own in (("input_ids", ours.tensors["input_ids"]), ("labels", ours.labels)):
+            assert theirs[name][row, : length + 1].tolist() == own[row, :length].tolist() + line_break, name
+
     trainer.train()
     assert trainer.state.global_step == 2
+    assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())

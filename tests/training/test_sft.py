@@ -8,22 +8,48 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 
+from segagent.configuration import CONFIG_DIR
 from segagent.mllm.osprey import Osprey
+from segagent.training.sft import SftTrainer, out_of_memory_told
 from segagent.training.sft_network import part_of
 from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import click_is_right, figures_of, score_of
 from segagent.types import Click
 
 HERE = Path(__file__).parent
+# Two processes, one after the other: DDP, FSDP2, and FSDP2 stopped and resumed.
 RUN = """
-import sys, torch
+import os, sys, torch
 sys.path[:0] = [{here!r}]
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from sft_run import SftParts
 torch.set_num_threads(1)
-SftParts({data!r}).trainer({out!r}, batch_size=1, steps=3, validate_every=3).run()
+def trainer(name):
+    settings = dict(batch_size=1, steps=3, validate_every=3, checkpoint_every=2)
+    return SftParts({data!r}).trainer({out!r} + "/" + name, **settings)
+trainer("ddp").run()
+AcceleratorState._reset_state()
+# accelerate shares weights out over GPUs only, so it is told that these are some.
+PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+os.environ.update({fsdp!r})
+whole = trainer("fsdp2")
+assert type(whole.prepared).__name__.startswith("FSDP") and whole.accelerator.is_fsdp2
+whole.run()
+trainer("resumed").run(stop_at=2)
+trainer("resumed").run(resume=True)
 """
+
+
+def fsdp_environment():
+    """What `accelerate launch` tells its processes of configs/accelerate/fsdp2.yaml."""
+    told = yaml.safe_load((CONFIG_DIR / "accelerate" / "fsdp2.yaml").read_text())["fsdp_config"]
+    told = {name.upper(): str(value).lower() if isinstance(value, bool) else str(value) for name, value in told.items()}
+    return {"ACCELERATE_USE_FSDP": "true", **told}
 
 
 def rows(folder, name="train.csv", columns=5):
@@ -90,22 +116,42 @@ def test_passes_add_up_to_one_large_batch(sft, tmp_path):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(sft, tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(RUN.format(here=str(HERE), data=str(sft.file.parent), out=str(tmp_path / "two")))
+@pytest.fixture(scope="module")
+def shared(sft, tmp_path_factory):
+    """A folder with what `RUN` left, and in `one` the same run by one process; that one's trainer."""
+    folder = tmp_path_factory.mktemp("shared")
+    script = folder / "run.py"
+    script.write_text(RUN.format(here=str(HERE), data=str(sft.file.parent), out=str(folder), fsdp=fsdp_environment()))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    done = subprocess.run([*launch, "--nproc_per_node", "2", str(script)], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*launch, "--nproc_per_node", "2", str(script)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    alone = sft.trainer(tmp_path / "one", batch_size=1, steps=3, validate_every=3)
+    alone = sft.trainer(folder / "one", batch_size=1, steps=3, validate_every=3, checkpoint_every=2)
     alone.run()
-    for shared, single in zip(rows(tmp_path / "two"), rows(tmp_path / "one"), strict=True):
-        assert shared == pytest.approx(single, rel=1e-4)
-    validated = [rows(tmp_path / name, "validation.csv", 8)[0] for name in ("two", "one")]
-    assert validated[0] == pytest.approx(validated[1], rel=1e-3, nan_ok=True)
-    again = weights(tmp_path / "two" / "checkpoints" / "step_0000003")
+    return folder, alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_two_processes_give_the_losses_of_one(engine, shared):
+    folder, alone = shared
+    for many, single in zip(rows(folder / engine), rows(folder / "one"), strict=True):
+        assert many == pytest.approx(single, rel=1e-4)
+    many, single = (rows(folder / name, "validation.csv", 8)[0] for name in (engine, "one"))
+    # With sharded weights no process can reply by itself.
+    told = 8 if engine == "ddp" else 3
+    assert many[:told] == pytest.approx(single[:told], rel=1e-3, nan_ok=True)
+    assert all(math.isnan(value) for value in many[told:])
+    again = weights(folder / engine / "checkpoints" / "step_0000003")
     for name, value in alone.mllm.network.state_dict().items():
         assert torch.allclose(again[name], value, atol=2e-4), name
+
+
+@pytest.mark.slow
+def test_sharded_weights_resume_bitwise_too(shared):
+    folder, _ = shared
+    assert rows(folder / "resumed") == rows(folder / "fsdp2")
+    last = Path("checkpoints") / "step_0000003"
+    assert same(weights(folder / "resumed" / last), weights(folder / "fsdp2" / last))
 
 
 @pytest.mark.slow
@@ -153,11 +199,28 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
     trainer = sft.trainer(tmp_path / "m", validation=False)
 
     def full(*args, **kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        return torch.empty(2**62, dtype=torch.uint8)  # the CPU's own words; a GPU's are an OutOfMemoryError
 
     monkeypatch.setattr("segagent.training.sft.answer_losses", full)
     with pytest.raises(ValueError, match=r"step 1: out of memory .* lower train.batch_size=2 .*gradient_checkpointing"):
         trainer.run()
+    monkeypatch.undo()
+    told, other = out_of_memory_told(trainer.settings, "loading the model"), out_of_memory_told(trainer.settings, "s")
+    with pytest.raises(ValueError, match=r"loading the model: out of memory \(CUDA out of memory.\); .*bfloat16"), told:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    with pytest.raises(RuntimeError, match="shapes"), other:
+        raise RuntimeError("shapes")
+    monkeypatch.setattr("segagent.training.sft.is_sharded", lambda accelerator: True)
+    with pytest.raises(ValueError, match=r"train.auxiliary: asks for weights that no process has whole"):
+        SftTrainer(
+            mllm=trainer.mllm,
+            examples=trainer.examples,
+            folder=trainer.folder,
+            settings=trainer.settings,
+            accelerator=trainer.accelerator,
+            tracker=trainer.tracker,
+            auxiliary=lambda network, batch: 0.0,
+        )
     monkeypatch.undo()
     wild = sft.trainer(tmp_path / "w", validation=False)
     with torch.no_grad():

@@ -126,6 +126,27 @@ def test_what_is_missing_is_told_before_training(models, trajectories, script, t
         script.main(settings(trajectories, f"mllm={models('nano')}", "min_final_iou=1.5", "out=x"))
 
 
+@pytest.mark.parametrize(
+    "family, other, message",
+    [
+        ("nano", "qwen2_5_vl", "this is no Osprey with a ConvNeXt tower"),
+        ("qwen_vl_chat", "nano", "model_type='osprey': not the config of a Qwen-VL-Chat"),
+        ("transformers_vlm", "nano", "has model type `osprey` but Transformers does not recognize this"),
+    ],
+)
+def test_a_checkpoint_of_another_family_is_refused(family, other, message, models, trajectories, script, tmp_path):
+    given = [f"mllm={family}", f"mllm.path={models(other)}", f"out={tmp_path / 'run'}"]
+    with pytest.raises(ValueError, match=message):
+        script.main(settings(trajectories, *given))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_loss_of_generated_pictures_is_for_nano_only(models, trajectories, script, tmp_path):
+    given = [f"mllm={models('qwen2_5_vl')}", "mllm.dialogue=nano", "train.auxiliary=0.1", f"out={tmp_path / 'run'}"]
+    with pytest.raises(ValueError, match=r"train.auxiliary: is for nano and its like, not for TransformersVLM"):
+        script.main(settings(trajectories, *given))
+
+
 @pytest.mark.slow
 def test_workers_make_the_same_batches(models, trajectories, script, tmp_path):
     for family in ("nano", "qwen2_5_vl"):
