@@ -65,6 +65,9 @@ def prepare_network(mllm: MLLM, settings: SftSettings) -> None:
             parameter.data = parameter.data.float()
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"train.frozen={list(settings.frozen)}: nothing is left to train in {type(network).__name__}")
+    if isinstance(mllm, LocalMLLM) and mllm.network.device.type == "cpu":
+        # The fused attention of torch takes its time going backwards on a CPU: at nano's size half of a step.
+        mllm.network.language.set_attn_implementation("eager")
     if settings.gradient_checkpointing:
         inner = network.language if isinstance(mllm, LocalMLLM) else network
         inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -27,12 +27,13 @@ from segagent.devices import autocast
 from segagent.dialogue import Dialogue
 from segagent.environment import stable_generator
 from segagent.mllm.osprey import Osprey
+from segagent.training.cell_shares import cell_shares
 from segagent.training.collate import single_thread, without_weights
 from segagent.training.mask_noise import perturbed
 from segagent.training.optimization import OptimizerSettings, learning_rate, set_learning_rate
 from segagent.training.run_folder import Progress, TrainingFolder
 from segagent.training.training_log import CsvTable
-from segagent.training.visual_words import ATTRIBUTES, NOTHING, CellWords, cell_shares
+from segagent.training.visual_words import ATTRIBUTES, NOTHING, CellWords
 
 COLUMNS = ("step", "loss", *(f"{name}_accuracy" for name in ATTRIBUTES), "mask_error", "lr", "samples_per_second")
 _FINE = 4  # parts of a cell along a side

@@ -14,18 +14,13 @@ from torch.nn import functional as F
 from segagent.data.base import Dataset
 from segagent.data.refshapes.vocabulary import BUILDERS, COLORS, PATTERNS
 from segagent.mllm.osprey import Osprey
+from segagent.training.cell_shares import cell_shares
 from segagent.training.collate import SftBatch
 
 # What is asked of a cell, as attributes of a thing, each with all the words there are for it.
 ATTRIBUTES = {"color": tuple(COLORS), "noun": tuple(BUILDERS), "pattern": PATTERNS}
 NOTHING = -1  # a cell of background
 _LEAST = 0.2  # a thing that covers less of a cell does not name it
-
-
-def cell_shares(maps: np.ndarray, grid: int) -> np.ndarray:
-    """Share of each cell that is True: `[N, H, W]` bool -> `[N, grid, grid]` float32."""
-    planes = torch.from_numpy(np.ascontiguousarray(maps)).float()[None]
-    return F.adaptive_avg_pool2d(planes, grid)[0].numpy()
 
 
 class CellWords:
