@@ -1,4 +1,4 @@
-"""Dense pre-training of nano's tower: every cell of a generated picture is asked what it shows, and where it is painted.
+"""Dense pre-training of nano's tower: each cell of a generated picture is asked what it shows, where it is painted.
 
 Where in the cell thing and mask lie is asked on a finer grid: clicks are put more exactly than a cell is wide.
 
