@@ -96,12 +96,12 @@ class TowerPictures:
 
 
 class _Heads(nn.Module):
-    """One linear layer for all questions: `[B, T, C]` -> logits of each attribute's words (the first for nothing),
-    and of what each part of a cell shows, `[B, 2, T, F]`."""
+    """One linear layer for all questions: `[B, T, C]` -> logits of each attribute's words, and of what each part of
+    a cell shows, `[B, 2, T, F]`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.sizes = [len(words) + 1 for words in ATTRIBUTES.values()] + [2 * _FINE**2]
+        self.sizes = [len(words) for words in ATTRIBUTES.values()] + [2 * _FINE**2]
         self.norm, self.layer = nn.LayerNorm(channels), nn.Linear(channels, sum(self.sizes))
 
     def forward(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -183,10 +183,10 @@ class TowerTrainer:
         self.trained.train()
         with autocast(self.device, self.settings.precision):
             said, parts = self.trained["heads"](self.trained["tower"](pixels))
-        wanted = words + 1  # 0 is nothing
-        losses = [
-            F.cross_entropy(made.float().flatten(0, 1), wanted[:, which].flatten()) for which, made in enumerate(said)
-        ]
+        # Most cells show nothing: that is told by the shares, and would drown what the others have to say.
+        shown = words[:, 0] != NOTHING
+        named = [made.float()[shown] for made in said] if shown.any() else []
+        losses = [F.cross_entropy(made, words[:, which][shown]) for which, made in enumerate(named)]
         loss = sum(losses) + F.binary_cross_entropy_with_logits(parts.float(), shares) * 2  # one for each map
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -195,11 +195,9 @@ class TowerTrainer:
             raise ValueError(f"step {progress.step + 1}: the loss is {float(loss)}; lower train.lr")
         self.optimizer.step()
         progress.step += 1
-        shown = words[:, 0] != NOTHING
-        figures = {"loss": float(loss.detach())}
-        for which, (name, made) in enumerate(zip(ATTRIBUTES, said, strict=True)):
-            right = (made.argmax(-1) == wanted[:, which])[shown]
-            figures[f"{name}_accuracy"] = float(right.float().mean()) if shown.any() else 0.0
+        figures = {"loss": float(loss.detach()), **{f"{name}_accuracy": 0.0 for name in ATTRIBUTES}}
+        for which, (name, made) in enumerate(zip(ATTRIBUTES, named, strict=False)):
+            figures[f"{name}_accuracy"] = float((made.argmax(-1) == words[:, which][shown]).float().mean())
         figures["mask_error"] = float((parts[:, 0].float().sigmoid() - shares[:, 0]).abs().mean().detach())
         seconds = time.perf_counter() - began
         self.log.add(step=progress.step, **figures, lr=rate, samples_per_second=len(pixels) / seconds)
