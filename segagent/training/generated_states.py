@@ -40,7 +40,7 @@ class GeneratedStates:
         dialogue: Dialogue,
         empty: float = 0.4,
         other: float = 0.3,
-        questions: int = 2,
+        questions: int = 1,
         grid: int | None = None,
         cells: Callable[[int], np.ndarray] | None = None,
         seed: int = 0,
