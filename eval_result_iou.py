@@ -76,6 +76,11 @@ def protocol_of(options: argparse.Namespace) -> str:
 def score_file(path: Path, options: argparse.Namespace) -> tuple[Scores, dict[str, Any]]:
     """Scores one file, prints its table, writes what the options ask for."""
     protocol = protocol_of(options)
+    if protocol == "official" and (options.side_by_side or options.subgroups):
+        raise ValueError(
+            "--protocol official prints the released scorer's two numbers only: leave it out, and --side_by_side shows "
+            "them beside the others"
+        )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the predictions file in it")
     if protocol == "official" and path.is_file():

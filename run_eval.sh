@@ -6,41 +6,59 @@
 # and stops at IoU 0.95, as a person would. The shipped segmenter `simpleclick_nano` answers, on the first 200 validation
 # samples of refshapes. Overrides are those of scripts/evaluate.py. From the environment, each with further settings behind:
 #   DATA="segagent_json data.annotations=F data.images=DIR"   SPLIT=testA   SEGMENTER="simpleclick segmenter.path=F"
-#   PRESET=released   GPUS=4 (default: those that are visible; each does a part, and the parts are joined)
+#   PRESET=released   GPUS=4 (default: those that are visible; each does a part, and the parts are joined). Where there is
+#   no GPU, it is the number of processes.
 set -u
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/setup.sh"
-settings=(overwrite=true)
-gpus=1
+settings=()
+gpus="${GPUS:-1}"
+checkpoint=""
 case "${1:-}" in
-  "" | *=* | -*)
-    [ -n "${PRESET:-}" ] && fail "PRESET=$PRESET: needs a CHECKPOINT, since a preset is about the model that clicks"
-    echo "run_eval: no learnt policy ships yet; policy=oracle clicks with the target known"
-    settings+=(policy=oracle rollout.tau_stop=0.95)
-    ;;
-  *)
-    settings+=(policy=agent "mllm=$1")
-    shift
-    gpus="${GPUS:-}"
-    if [ -z "$gpus" ]; then
-      if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
-        gpus="$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)"
-      else
-        gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')"
-      fi
-    fi
-    ;;
+  "" | -*) ;;
+  *=*) [ -d "$1" ] && checkpoint="$1" ;;  # runs/lr=1e-5 is a folder, not an override
+  *) checkpoint="$1" ;;
 esac
-case "$gpus" in "" | *[!0-9]*) fail "GPUS=$gpus: give a whole number" ;; esac
+if [ -z "$checkpoint" ]; then
+  [ -n "${PRESET:-}" ] && fail "PRESET=$PRESET: needs a CHECKPOINT, since a preset is about the model that clicks"
+  echo "run_eval: no learnt policy ships yet; policy=oracle clicks with the target known"
+  settings+=(policy=oracle rollout.tau_stop=0.95)
+else
+  settings+=(policy=agent "mllm=$checkpoint")
+  shift
+  if [ -z "${GPUS:-}" ] && [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+    gpus="$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)"
+  elif [ -z "${GPUS:-}" ]; then
+    gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')"
+  fi
+fi
+case "$gpus" in *[!0-9]*) fail "GPUS=$gpus: give a whole number" ;; esac
+
+# results/run_eval.json is written anew each time; an `out` of one's own only with overwrite=true.
+out="" report=report=true anew="" data=""
+others=()
+for argument in "$@"; do
+  case "$argument" in
+    out=*) out="${argument#out=}" ;;
+    report=*) report="$argument" ;;
+    *) others+=("$argument") ;;
+  esac
+  case "$argument" in
+    resume=true | overwrite=true) anew="$argument" ;;
+    data=*) data="$argument" ;;
+  esac
+done
+[ -z "$out$anew" ] && anew=overwrite=true && settings+=("$anew")
+[ -z "$out" ] && out="$ROOT/results/run_eval.json"
 
 # What is not said is the embedded benchmark. Words after the first are further settings.
 [ -n "${PRESET:-}" ] && settings+=("preset=$PRESET")
 if [ -n "${DATA:-}" ]; then
   read -ra words <<<"$DATA"
   settings+=("data=${words[0]}" "${words[@]:1}")
-elif [ -z "${PRESET:-}" ]; then
-  settings+=(data=refshapes data.limit=200 "data.split=${SPLIT:-val}")
+elif [ -z "${PRESET:-}$data" ]; then
+  settings+=(data=refshapes data.limit=200 data.split=val)
 fi
-[ -n "${DATA:-}" ] && [ -n "${SPLIT:-}" ] && settings+=("data.split=$SPLIT")
+[ -n "${SPLIT:-}" ] && settings+=("data.split=$SPLIT")
 if [ -n "${SEGMENTER:-}" ]; then
   read -ra words <<<"$SEGMENTER"
   settings+=("segmenter=${words[0]}" "${words[@]:1}")
@@ -48,16 +66,10 @@ elif [ -z "${PRESET:-}" ]; then
   settings+=(segmenter=simpleclick_nano)
 fi
 [ -z "${PRESET:-}" ] && settings+=(rollout.max_clicks=7)
-
-out="$ROOT/results/run_eval.json"
-others=()
-for argument in "$@"; do
-  case "$argument" in out=*) out="${argument#out=}" ;; *) others+=("$argument") ;; esac
-done
 settings+=(${others[@]+"${others[@]}"})
 
 if [ "$gpus" -le 1 ]; then
-  exec "$PYTHON" "$ROOT/scripts/evaluate.py" "${settings[@]}" "out=\"$out\""
+  exec "$PYTHON" "$ROOT/scripts/evaluate.py" "${settings[@]}" "$report" "out=\"$out\""
 fi
 
 # Samples do not depend on each other: one process per GPU, each with a block of them, and no communication.
@@ -66,6 +78,8 @@ if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
 else
   devices=($(seq 0 $((gpus - 1))))
 fi
+[ -z "$anew" ] && [ -e "${out%.json}.trajectories.jsonl" ] &&
+  fail "$out: is there already; say resume=true to go on, or overwrite=true to begin anew"
 [ "${#devices[@]}" -ge "$gpus" ] || fail "GPUS=$gpus, but CUDA_VISIBLE_DEVICES names ${#devices[@]}"
 processes=()
 parts=""
@@ -74,7 +88,7 @@ for ((i = 0; i < gpus; i++)); do
   part="${out%.json}.part$i.json"
   parts="$parts${parts:+,}\"$part\""
   CUDA_VISIBLE_DEVICES="${devices[$i]}" "$PYTHON" "$ROOT/scripts/evaluate.py" "${settings[@]}" "shard=$i/$gpus" \
-    "out=\"$part\"" report=false &
+    "out=\"$part\"" report=false >/dev/null &
   processes+=($!)
 done
 status=0
@@ -84,5 +98,5 @@ for process in "${processes[@]}"; do
   # 1: done, with samples skipped and reported.
   [ "$code" -gt 1 ] && status="$code"
 done
-[ "$status" -eq 0 ] || fail "a part failed (see above)"
-exec "$PYTHON" "$ROOT/scripts/join.py" "out=\"$out\"" "parts=[$parts]" overwrite=true
+[ "$status" -eq 0 ] || fail "a part failed (see above); what the parts hold is whole: go on with resume=true"
+exec "$PYTHON" "$ROOT/scripts/join.py" "out=\"$out\"" "parts=[$parts]" "$report" overwrite=true

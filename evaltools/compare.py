@@ -5,8 +5,8 @@
 
 Prints cIoU, gIoU and mIoU of both with a 95% interval of the difference (paired bootstrap over images), wins, losses
 and ties; writes the same to `out`, and beside it NAME.html with the biggest changes as pictures: target, A's mask, B's
-mask. Samples are matched by `sample_id`, in foreign files by image name and caption; those of one file only are counted
-and told.
+mask. Samples are matched by `sample_id`, in foreign files by image name and caption (equal ones in their order); those
+of one file only are counted and told.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import base64
 import html
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from segagent.metrics.table import percent
 from segagent.overlay import overlay_mask
 
 GREEN, RED, BLUE = (0, 200, 0), (230, 30, 30), (40, 90, 230)
+# Pixels between the panels of a strip.
+GAP = 8
 
 
 def key_of(record: dict) -> str:
@@ -44,11 +47,15 @@ def key_of(record: dict) -> str:
 def read_run(path: str, protocol: str) -> tuple[Scores, list[str]]:
     """(scores, key of each sample) of a predictions file, in one pass."""
     keys: list[str] = []
+    seen: Counter[str] = Counter()
 
     def noted() -> Any:
         for record in read_predictions(path):
             if "img_path" in record:  # a record without it is refused by the scorer, by name
-                keys.append(key_of(record))
+                key = key_of(record)
+                seen[key] += 1
+                # RefCOCO says the same of two objects of one picture now and then; ids of ours must differ.
+                keys.append(key if record.get("sample_id") or seen[key] == 1 else f"{key} ({seen[key]})")
             yield record
 
     scores = score(noted(), protocol, bootstrap=0, where=path)
@@ -90,7 +97,9 @@ def strip(records: tuple[dict, dict], numbers: tuple[int, int], folders: list[Pa
     panels = [overlay_mask(photo, mask, color) for mask, color in zip(masks, (GREEN, RED, BLUE), strict=True)]
     height = max(1, round(photo.shape[0] * width / photo.shape[1]))
     scaled = [cv2.resize(panel, (width, height), interpolation=cv2.INTER_AREA) for panel in panels]
-    sound, data = cv2.imencode(".png", cv2.cvtColor(np.concatenate(scaled, axis=1), cv2.COLOR_RGB2BGR))
+    gap = np.full((height, GAP, 3), 255, np.uint8)
+    picture = np.concatenate([scaled[0], gap, scaled[1], gap, scaled[2]], axis=1)
+    sound, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     assert sound
     return data.tobytes()
 
@@ -100,8 +109,8 @@ def chosen_records(path: str, wanted: set[int]) -> dict[int, dict]:
     return {index: record for index, record in enumerate(read_predictions(path)) if index in wanted}
 
 
-def draw_changes(config: DictConfig, runs: tuple[Scores, Scores], pairs: Pairs) -> str:
-    """The HTML page of the biggest changes."""
+def draw_changes(config: DictConfig, runs: tuple[Scores, Scores], pairs: Pairs, summary: str) -> str:
+    """The HTML page: `summary` in its lines, then the biggest changes."""
     shown = biggest_changes(pairs, config.pictures)
     records = [
         chosen_records(path, set(index[shown].tolist()))
@@ -115,12 +124,14 @@ def draw_changes(config: DictConfig, runs: tuple[Scores, Scores], pairs: Pairs) 
         both = records[0][first], records[1][second]
         picture = base64.b64encode(strip(both, (int(chosen[0][first]), int(chosen[1][second])), folders)).decode()
         a, b = (100 * value for value in pairs.iou[k])
-        title = html.escape(f"{key_of(both[0])}: {(both[0].get('caption') or [''])[0]}")
+        caption = (both[0].get("caption") or [""])[0]
+        title = html.escape(f"{both[0].get('sample_id') or both[0]['img_path']}: {caption}")
         rows.append(f"<h3>{b - a:+.1f} ({a:.1f} to {b:.1f})  {title}</h3><img src='data:image/png;base64,{picture}'>")
     head = html.escape(f"A {config.a}, B {config.b}")
     style = "<style>body{font:14px sans-serif;margin:2em}img{max-width:100%}</style>"
     legend = "<p>Target (green), mask of A (red), mask of B (blue); IoU in percent, gains first.</p>"
-    return f"<!doctype html><meta charset='utf-8'><title>compare</title>{style}<h1>{head}</h1>{legend}{''.join(rows)}\n"
+    top = f"<h1>{head}</h1><pre>{html.escape(summary)}</pre>{legend}"
+    return f"<!doctype html><meta charset='utf-8'><title>compare</title>{style}{top}{''.join(rows)}\n"
 
 
 def format_result(result: dict[str, Any]) -> str:
@@ -143,6 +154,9 @@ def main(config: DictConfig) -> int:
     step_of(config.protocol)
     if config.protocol == "official":
         raise ValueError("protocol=official drops samples, which cannot be paired: choose final, oracle, step:N, ...")
+    for name in ("resamples", "pictures", "margin"):
+        if config[name] < 0:
+            raise ValueError(f"{name}={config[name]}: give 0 or more")
     out = Path(config.out)
     if out.exists() and not config.overwrite:
         raise ValueError(f"{out}: is there already; say overwrite=true, or another out=")
@@ -153,13 +167,14 @@ def main(config: DictConfig) -> int:
     result |= {"n_only_a": len(keys_a) - result["n"], "n_only_b": len(keys_b) - result["n"]}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, json.dumps(result, indent=1) + "\n")
-    print(f"A {config.a}\nB {config.b}\n{format_result(result)}")
+    summary = format_result(result)
+    print(f"A {config.a}\nB {config.b}\n{summary}")
     for which in "ab":
         if result[f"n_only_{which}"]:
             told = f"{result[f'n_only_{which}']} samples are in {which.upper()} only and are left out"
             print(told, file=sys.stderr)
     if config.pictures:
-        write_text(beside(out, ".html"), draw_changes(config, (first, second), pairs))
+        write_text(beside(out, ".html"), draw_changes(config, (first, second), pairs, summary))
         print(f"pictures {beside(out, '.html')}")
     return 0
 

@@ -23,7 +23,7 @@ from segagent.data.mixture import Mixture
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import beside, claim_output, run_entry, write_text
 from segagent.metrics.noc import LEVELS, clicks_needed, iou_curves, mean_interval
-from segagent.run import run_config
+from segagent.run import run_config, who
 from segagent.types import Trajectory
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -107,9 +107,9 @@ def main(config: DictConfig) -> int:
     name = None if isinstance(dataset, Mixture) else out.stem
     curves = curves_by_dataset(read_trajectories(lines), config.max_clicks, name)
     results = {dataset: figures(rows) for dataset, rows in curves.items()}
-    content = {"who": summary.who, "max_clicks": config.max_clicks, "n_skipped": len(summary.skipped)}
+    content = {"who": who(config), "max_clicks": config.max_clicks, "n_skipped": len(summary.skipped)}
     write_text(out, json.dumps(content | {"datasets": results}, indent=1) + "\n")
-    draw(results, config.max_clicks, summary.who, picture)
+    draw(results, config.max_clicks, who(config), picture)
     print(format_table(results))
     print(f"\nfigures {out}\nplot    {picture}")
     return 1 if summary.skipped else 0

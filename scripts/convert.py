@@ -4,8 +4,9 @@
     python scripts/convert.py from=trajectories input=runs/traj.jsonl to=coco out=runs/instances.json
     python scripts/convert.py from=yolo_seg input=DIR images=DIR/images to=png_folders out=DIR2
 
-Formats: trajectories (ours), segagent_json (released), coco, labelme, yolo_seg, png_folders. Facts that the new format
-cannot hold are counted and told, never dropped in silence.
+Formats: trajectories (ours), segagent_json (released), coco, labelme, yolo_seg, png_folders. Clicks, void
+pixels, texts and categories that the new format cannot hold are counted and told; ids that it has no room for are made
+anew from the places of the objects.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ from segagent.types import Trajectory
 
 
 def count_losses(trajectories: Iterable[Trajectory], losses: Counter, to: FileFormat) -> Iterator[Trajectory]:
-    """Passes trajectories on and counts what `to` cannot hold: clicks and void pixels."""
+    """Passes trajectories on and counts the samples that lose something, since `to` does not hold it."""
     for trajectory in trajectories:
-        losses["clicks"] += bool(trajectory.steps) and "clicks" not in to.holds
-        losses["void pixels"] += trajectory.void is not None and "void pixels" not in to.holds
+        there = {
+            "clicks": bool(trajectory.steps),
+            "clicks that were not kept": "clicks" in to.holds and not all(step.kept for step in trajectory.steps),
+            "void pixels": trajectory.void is not None,
+            # A text that is the category's name is not lost with it.
+            "texts": trajectory.text != (trajectory.category or trajectory.text),
+            "categories": trajectory.category is not None,
+        }
+        losses.update(fact for fact, told in there.items() if told and fact not in to.holds)
         yield trajectory
 
 
@@ -47,8 +55,7 @@ def main(config: DictConfig) -> int:
     written = sink.write(count_losses(source.read(), losses, sink))
     print(f"{written} samples: {config['from']} {config.input} -> {config.to} {out}")
     for what, count in losses.items():
-        if count:
-            print(f"{config.to} cannot hold {what}: {count} samples had some", file=sys.stderr)
+        print(f"{config.to} cannot hold {what}: {count} samples had some", file=sys.stderr)
     return 0
 
 

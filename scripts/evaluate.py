@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from segagent.entry import beside, claim_output, run_entry
 from segagent.metrics.table import format_metrics
 from segagent.results import check_protocol, publish, write_metrics
-from segagent.run import run_config
+from segagent.run import run_config, who
 
 
 def main(config: DictConfig) -> int:
@@ -35,7 +35,7 @@ def main(config: DictConfig) -> int:
         n_skipped=len(summary.skipped),
         statistics=summary.statistics,
     )
-    title = f"{out.stem}: {summary.who}"
+    title = f"{out.stem}: {who(config)}"
     publish(out, lines, dataset, metrics, title=title, report=config.report, seed=config.seed)
     print(format_metrics(metrics))
     print(f"\npredictions {out}\nmetrics     {beside(out, '.metrics.json')}")

@@ -2,7 +2,8 @@
 
     python scripts/join.py out=results/all.json parts=[results/s0.json,results/s1.json]
 
-Trajectory files of scripts/simulate.py need no more than `cat`, in order.
+The report is written too (report=false: not), whether or not the shards have one. Trajectory files of
+scripts/simulate.py need no more than `cat`, in order.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +19,7 @@ from segagent.configuration import build
 from segagent.entry import RUN_KEYS, beside, claim_output, differing_settings, run_entry
 from segagent.metrics.table import format_metrics
 from segagent.results import publish, summed_counts, write_metrics
+from segagent.run import shard_indices, who
 
 
 def read_parts(parts: list[str]) -> DictConfig:
@@ -41,18 +44,38 @@ def read_parts(parts: list[str]) -> DictConfig:
     return whole
 
 
+def finished_metrics(part: str, samples: range) -> dict[str, Any]:
+    """Metrics of a shard. Raises `ValueError` when it does not hold all its samples: its run was killed, or goes on."""
+    path = beside(part, ".metrics.json")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file: {part} is not finished; go on with resume=true")
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    with open(beside(part, ".trajectories.jsonl"), "rb") as file:
+        done, skipped = sum(1 for _ in file), metrics["n_skipped"]
+    if done + skipped != len(samples):
+        raise ValueError(
+            f"{part}: {done} of {len(samples)} samples are done and {skipped} skipped; go on with resume=true"
+        )
+    return metrics
+
+
 def main(config: DictConfig) -> int:
     out, parts = Path(config.out), list(config.parts)
     lines = beside(out, ".trajectories.jsonl")
     whole = read_parts(parts)
+    if out.resolve() in [Path(part).resolve() for part in parts]:
+        raise ValueError(f"{out}: out is one of the parts; choose another out=")
     # Joining copies; there is nothing to resume.
-    whole.out, whole.overwrite, whole.resume = str(out), config.overwrite, False
+    whole.out, whole.overwrite, whole.resume, whole.report = str(out), config.overwrite, False, config.report
+    dataset = build(whole.data)
+    done = [
+        finished_metrics(part, shard_indices(len(dataset), f"{index}/{len(parts)}")) for index, part in enumerate(parts)
+    ]
     claim_output(out, whole, lines)
     with open(lines, "wb") as joined:
         for part in parts:
             with open(beside(part, ".trajectories.jsonl"), "rb") as file:
                 shutil.copyfileobj(file, joined)
-    done = [json.loads(beside(part, ".metrics.json").read_text(encoding="utf-8")) for part in parts]
     skipped = sum(metrics["n_skipped"] for metrics in done)
     metrics = write_metrics(
         out,
@@ -65,8 +88,12 @@ def main(config: DictConfig) -> int:
         n_skipped=skipped,
         statistics=summed_counts(done),
     )
-    publish(out, lines, build(whole.data), metrics, title=out.stem, report=whole.report, seed=whole.seed)
+    title = f"{out.stem}: {who(whole)}"
+    publish(out, lines, dataset, metrics, title=title, report=whole.report, seed=whole.seed)
     print(format_metrics(metrics))
+    print(f"\npredictions {out}\nmetrics     {beside(out, '.metrics.json')}")
+    if whole.report:
+        print(f"report      {beside(out, '.html')}")
     return 1 if skipped else 0
 
 

@@ -6,6 +6,7 @@ a killed run resumes without losing or repeating a sample, and shards joined in 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -45,11 +46,10 @@ def shard_indices(total: int, shard: str) -> range:
 class RunSummary:
     """What a run did.
 
-    skipped: why samples could not be loaded (with `on_error=skip`). seconds: wall time. who: policy and segmenter.
+    skipped: why samples could not be loaded (with `on_error=skip`). seconds: wall time.
     statistics: what segmenter (`ClickSegmenter`) and search (`TreeSearch`) counted, if they count.
     """
 
-    who: str = ""
     written: int = 0
     resumed: int = 0
     seconds: float = 0.0
@@ -92,8 +92,7 @@ def run(
     if on_error not in ("stop", "skip"):
         raise ValueError(f"on_error={on_error!r}: choose stop or skip")
     indices = shard_indices(len(dataset), shard)
-    names = [type(member).__name__ for member in (policy, environment.segmenter)]
-    summary, began = RunSummary(" with ".join(names)), time.perf_counter()
+    summary, began = RunSummary(), time.perf_counter()
     with TrajectoryWriter(out, resume=resume) as writer:
         if writer.repaired:
             print(writer.repaired, file=sys.stderr)
@@ -123,12 +122,29 @@ def run(
     return summary
 
 
+def who(config: DictConfig) -> str:
+    """Who works in a run, from its settings: the classes of its policy and its segmenter, `Oracle with GraphCut`."""
+    targets = (config.policy._target_, config.segmenter._target_)
+    return " with ".join(next(part for part in target.split(".") if part[0].isupper()) for target in targets)
+
+
+def refuse_launcher() -> None:
+    """Raises `ValueError` in one of several processes of a launcher: each would do the whole, into one file."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "1"):
+        raise ValueError(
+            f"started {processes} times by a launcher (WORLD_SIZE={processes}), and every process would do the whole; "
+            "give each its part with shard=i/n and join them with scripts/join.py, as run_eval.sh does"
+        )
+
+
 def run_config(config: DictConfig, rules: DictConfig, out: str | Path, title: str) -> tuple[Dataset, RunSummary]:
     """`run` as an entry's settings say; returns the dataset too.
 
     config: has data, policy, segmenter, init, batch_size, shard, seed, resume, on_error, record_seconds. rules:
     arguments of `Environment` beside segmenter and seed. Raises what `run` and the constructors raise.
     """
+    refuse_launcher()
     dataset, policy, segmenter = build(config.data), build(config.policy), build(config.segmenter)
     summary = run(
         dataset,

@@ -126,18 +126,24 @@ def test_a_search_is_evaluated_by_the_mask_it_returns(tmp_path):
 
 
 def test_shards_joined_are_one_run(tmp_path):
-    settings = ("data.limit=5", "segmenter=graphcut", "rollout.max_clicks=2", "report=false")
+    settings = ("data.limit=5", "segmenter=graphcut", "rollout.max_clicks=2")
     call("scripts/evaluate.py", *settings, f"out={tmp_path / 'whole.json'}")
     for index in range(2):
-        call("scripts/evaluate.py", *settings, f"out={tmp_path / f'part{index}.json'}", f"shard={index}/2")
-    call(
-        "scripts/join.py",
-        f"out={tmp_path / 'joined.json'}",
-        f"parts=[{tmp_path / 'part0.json'},{tmp_path / 'part1.json'}]",
-    )
+        part = (f"out={tmp_path / f'part{index}.json'}", f"shard={index}/2", "report=false")
+        call("scripts/evaluate.py", *settings, *part)
+    parts = f"parts=[{tmp_path / 'part0.json'},{tmp_path / 'part1.json'}]"
+    call("scripts/join.py", f"out={tmp_path / 'joined.json'}", parts)
     for end in (".json", ".trajectories.jsonl"):
         assert (tmp_path / f"joined{end}").read_bytes() == (tmp_path / f"whole{end}").read_bytes()
     metrics = [json.loads((tmp_path / f"{name}.metrics.json").read_text()) for name in ("whole", "joined")]
+    # The report is that of one run, but for the clock and the file's name.
+    pages = [
+        (tmp_path / f"{name}.html").read_text().replace(f"{name}.json", "NAME.json").replace(f"{name}: ", "NAME: ")
+        for name in ("whole", "joined")
+    ]
+    clocks = [f"{one['seconds']:.4f}" for one in metrics]
+    assert all(clock in page for clock, page in zip(clocks, pages, strict=True))
+    assert len({page.replace(clock, "CLOCK") for clock, page in zip(clocks, pages, strict=True)}) == 1
     for one in metrics:
         one.pop("seconds")
     assert metrics[0] == metrics[1]
@@ -146,6 +152,13 @@ def test_shards_joined_are_one_run(tmp_path):
         code=2,
     )  # fmt: skip
     assert "shard 1/2" in swapped.stderr and "in order" in swapped.stderr
+    over = call("scripts/join.py", f"out={tmp_path / 'part0.json'}", parts, "overwrite=true", code=2)
+    assert "out is one of the parts" in over.stderr
+    lines = (tmp_path / "part1.trajectories.jsonl").read_text().splitlines(True)
+    (tmp_path / "part1.trajectories.jsonl").write_text("".join(lines[:-1]))
+    cut = call("scripts/join.py", f"out={tmp_path / 'x.json'}", parts, code=2)
+    assert "part1.json: 2 of 3 samples are done and 0 skipped; go on with resume=true" in cut.stderr
+    assert not (tmp_path / "x.trajectories.jsonl").exists()
 
 
 def truncate_first(photos):

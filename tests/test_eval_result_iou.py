@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from segagent.data.predictions import trajectory_from_prediction, write_predictions
 from segagent.masks import encode_rle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +62,23 @@ def test_official_writes_the_recorded_files(path, tmp_path, capsys):
             assert (folder / expected["files"][1]).read_text() == expected["txt"]
 
 
+SCORED = [path for path in FIXTURES if any("error" not in result for result in json.loads(path.read_text())["results"])]
+
+
+@pytest.mark.parametrize("path", SCORED, ids=lambda path: path.stem)
+def test_the_recorded_numbers_come_out_of_our_files_too(path, tmp_path):
+    """Released predictions -> trajectories -> a file of ours: the scorer's rows and text are those recorded."""
+    case = json.loads(path.read_text())
+    sound = [result for result in case["results"] if "error" not in result]
+    write_predictions(tmp_path / "pred.json", map(trajectory_from_prediction, case["predictions"]))
+    for expected in sound:
+        options = [] if expected["click_id"] is None else [f"--click_id={expected['click_id']}"]
+        assert run(tmp_path / "pred.json", "--protocol", "official", *options) == 0
+        with open(tmp_path / expected["files"][0], newline="") as file:
+            assert list(csv.reader(file)) == expected["csv_rows"]
+        assert (tmp_path / expected["files"][1]).read_text() == expected["txt"]
+
+
 def test_a_failed_official_run_leaves_no_old_numbers(predictions, tmp_path):
     path = predictions("click_id_out_of_range")
     assert run(path, "--protocol", "official", "--click_id", 1) == 0
@@ -97,6 +115,9 @@ def test_click_id_is_a_step_in_honest_protocols(predictions, tmp_path):
         (["--click_id", "-1"], "only --protocol official counts from the end"),
         (["--click_id", "1", "--protocol", "oracle"], "both say which mask is scored"),
         (["--protocol", "first"], "protocol 'first' is none"),
+        (["--bootstrap", "-3"], "bootstrap -3: give the number of resamples"),
+        (["--protocol", "official", "--side_by_side"], "two numbers only: leave it out"),
+        (["--protocol", "official", "--subgroups"], "two numbers only: leave it out"),
         (["--eval_all_splits"], "replaces 'refcoco+_val' in the file name"),
     ],
 )

@@ -27,13 +27,13 @@ def test_released_is_the_released_evaluation():
     assert (config.segmenter.threshold, config.segmenter.zoom_threshold) == (0.49, 0.5)
     assert config.segmenter.target_size is None, "the network's own 448"
     assert (config.policy.dialogue, config.policy.temperature, config.policy.jpeg_quality) == ("released_qwen", 0, 75)
-    assert config.rollout.max_clicks == 7 and not config.policy.takes_boxes
+    assert config.rollout.max_clicks == 7 and not config.policy.takes_boxes and config.data.unknown == "name"
 
 
 def test_png_pictures_are_skipped_in_one_and_not_in_the_other():
     pattern = compose_config("evaluate", ["preset=released", *GIVEN]).data.include
     found = [name for name in ("a.jpg", "a.png", "b.png.jpg", "dir.png/a.jpeg") if re.search(pattern, name)]
-    assert found == ["a.jpg", "b.png.jpg", "dir.png/a.jpeg"]
+    assert found == ["a.jpg"], "the released test is whether .png stands anywhere in the name"
     assert compose_config("evaluate", ["preset=released_fixed", *GIVEN]).data.include is None
 
 
@@ -43,7 +43,7 @@ def test_fixed_differs_in_the_accidents_only():
     )
     assert (fixed.data.limit, fixed.policy.jpeg_quality) == (None, None)
     for config in (released, fixed):
-        config.data.limit = config.data.include = config.policy.jpeg_quality = None
+        config.data.limit = config.data.include = config.data.unknown = config.policy.jpeg_quality = None
     assert released == fixed
 
 
@@ -51,6 +51,21 @@ def test_fixed_differs_in_the_accidents_only():
 def test_single_settings_and_members_may_be_changed(name):
     config = compose_config("evaluate", [f"preset={name}", "rollout.max_clicks=3", "segmenter=sam", "data.limit=9"])
     assert (config.rollout.max_clicks, config.data.limit) == (3, 9) and "Sam" in config.segmenter._target_
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["preset=released", "data=coco", "~data.unknown", "data.annotations=a", "data.images=d"],
+        ["preset=released", "data=refcoco", "data.root=d", "~data.include", "~data.unknown"],
+        ["preset=released_fixed", "data=refcoco", "data.root=d"],
+    ],
+    ids=" ".join,
+)
+def test_other_data_goes_with_a_preset(settings):
+    data = compose_config("evaluate", [*settings, "out=x.json"]).data
+    with pytest.raises(ValueError, match="d: no such folder"):
+        build(data)
 
 
 class Talker:

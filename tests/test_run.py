@@ -1,11 +1,14 @@
+"""The loop over a dataset: shards, resume, broken samples."""
+
 import itertools
 
 import pytest
 
+from segagent.configuration import compose_config
 from segagent.data.trajectories import read_trajectories
 from segagent.environment import Environment
 from segagent.policies.simulated import NoisyOracle
-from segagent.run import parse_shard, run, shard_indices
+from segagent.run import parse_shard, run, run_config, shard_indices, who
 
 
 @pytest.fixture
@@ -105,3 +108,11 @@ def test_blocks_cover_everything_once_whatever_the_numbers():
         blocks = [list(shard_indices(total, f"{index}/{count}")) for index in range(count)]
         assert list(itertools.chain(*blocks)) == list(range(total))
         assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
+
+
+def test_processes_of_a_launcher_do_not_all_do_the_whole(monkeypatch):
+    config = compose_config("evaluate", ["out=x.json"])
+    assert who(config) == "Oracle with SimpleClick"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"started 2 times by a launcher .* shard=i/n"):
+        run_config(config, config.rollout, "x.jsonl", "evaluate")

@@ -31,13 +31,19 @@ def segmentation_to_mask(segmentation: Any, height: int, width: int, where: str)
     if isinstance(segmentation, list):
         try:
             return polygons_to_mask(segmentation, height, width)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise ValueError(f"{where}: broken polygons ({error})") from None
+        except TypeError:
+            raise ValueError(f"{where}: broken polygons: expected [[x0, y0, x1, y1, ...], ...]") from None
     raise ValueError(f"{where}: segmentation is {type(segmentation).__name__}; expected polygons or an RLE")
 
 
 def read_instances(path: Path) -> dict:
-    """A COCO instances file, checked to have images and annotations. Raises `ValueError` naming the file."""
+    """A COCO instances file: images with `id` and `file_name`, annotations with `id`, `image_id` and `segmentation`.
+
+    What its entries must have is checked here, once, for all who read such a file; LVIS's images get a `file_name`.
+    Raises `ValueError` naming file, entry and key.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
@@ -47,7 +53,25 @@ def read_instances(path: Path) -> dict:
     missing = [key for key in ("images", "annotations") if not isinstance(content, dict) or key not in content]
     if missing:
         raise ValueError(f"{path}: key {missing[0]!r} is missing: not a COCO instances file")
-    return content
+    _check_entries(content["images"], ("id",), f"{path}: image")
+    _check_entries(content["annotations"], ("id", "image_id", "segmentation"), f"{path}: annotation")
+    _check_entries(content.get("categories", []), ("id", "name"), f"{path}: category")
+    for entry in content["annotations"]:
+        box = entry.get("bbox") or [0.0] * 4
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
+            raise ValueError(f"{path}: annotation {entry['id']}: bbox {box}: expected [x, y, width, height]")
+    return content | {"images": [_with_file_name(entry, path) for entry in content["images"]]}
+
+
+def _check_entries(entries: Any, keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(entries, list):
+        raise ValueError(f"{where}: expected a list of them")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where} number {number}: expected a JSON object")
+        missing = [key for key in keys if key not in entry]
+        if missing:
+            raise ValueError(f"{where} {entry.get('id', f'number {number}')}: key {missing[0]!r} is missing")
 
 
 def _with_file_name(entry: dict, path: Path) -> dict:
@@ -94,7 +118,7 @@ class Coco:
         self._path, self._images, self._text = Path(annotations), Path(images), text
         self._void_masks, self._void_value, self._allow_empty = void_masks, void_value, allow_empty
         content = read_instances(self._path)
-        self._image_entries = {entry["id"]: _with_file_name(entry, self._path) for entry in content["images"]}
+        self._image_entries = {entry["id"]: entry for entry in content["images"]}
         self._categories = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
         crowds = [entry for entry in content["annotations"] if entry.get("iscrowd") and crowd == "void"]
         self._crowds: dict[tuple, list[dict]] = {}
@@ -113,7 +137,7 @@ class Coco:
         self._last: tuple[Path, np.ndarray] | None = None
 
     def _included(self, entry: dict, pattern: str | None) -> bool:
-        image = self._image_entries.get(entry.get("image_id"))  # an unknown image is reported by _describe
+        image = self._image_entries.get(entry["image_id"])  # an unknown image is reported by _describe
         return pattern is None or image is None or re.search(pattern, image["file_name"]) is not None
 
     def _check_ids(self) -> None:
@@ -124,10 +148,7 @@ class Coco:
             raise ValueError(f"{self._path}: no annotation to work on (data.include and data.crowd leave some out)")
 
     def _describe(self, entry: dict) -> list[str]:
-        where = f"{self._path}: annotation {entry.get('id')}"
-        for key in ("id", "image_id", "segmentation"):
-            if key not in entry:
-                raise ValueError(f"{where}: key {key!r} is missing")
+        where = f"{self._path}: annotation {entry['id']}"
         if entry["image_id"] not in self._image_entries:
             raise ValueError(f"{where}: image_id {entry['image_id']} is not among the images")
         if self._text == "caption":

@@ -52,25 +52,28 @@ ORIGINS: dict[str, Origin] = {
     "refcoco+": Origin(
         _REFER,
         (
-            _unc("train", 16992, 42278),
-            _unc("val", 1500, 3805),
-            _unc("testA", 750, 1975),
-            _unc("testB", 750, 1798),
+            _unc("train", 16992, 42278, 120191),
+            _unc("val", 1500, 3805, 10758),
+            _unc("testA", 750, 1975, 5726),
+            _unc("testB", 750, 1798, 4889),
         ),
     ),
     "refcocog": Origin(
         _REFER,
         (
-            Split({"split_by": "umd", "split": "train"}, 21899, 42226),
-            Split({"split_by": "umd", "split": "val"}, 1300, 2573),
-            Split({"split_by": "umd", "split": "test"}, 2600, 5023),
+            Split({"split_by": "umd", "split": "train"}, 21899, 42226, 80512),
+            Split({"split_by": "umd", "split": "val"}, 1300, 2573, 4896),
+            Split({"split_by": "umd", "split": "test"}, 2600, 5023, 9602),
             Split({"split_by": "google", "split": "train"}, 24698, 44822),
             Split({"split_by": "google", "split": "val"}, 4650, 5000),
         ),
     ),
     "refclef": Origin(
         "refclef.zip and images/saiapr_tc-12.zip (19,997 pictures), linked from github.com/lichengunc/refer (README)",
-        tuple(Split({"split_by": "unc", "split": split}) for split in ("train", "val", "testA", "testB", "testC")),
+        (
+            Split({"split_by": "unc", "split": "train"}, 17978),
+            *(Split({"split_by": "unc", "split": split}) for split in ("val", "testA", "testB", "testC")),
+        ),
     ),
     "grefcoco": Origin(
         "grefs(unc).json and instances.json: github.com/henghuiding/gRefCOCO (README); pictures: COCO 2014 train",

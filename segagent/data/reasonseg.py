@@ -19,6 +19,8 @@ from segagent.masks import bounding_box
 from segagent.types import Sample
 
 TARGET, IGNORE = 1, 255
+# No picture is so wide; OpenCV's drawing overflows a little beyond.
+FARTHEST = 30_000
 
 
 def read_annotation(path: Path) -> dict:
@@ -53,6 +55,8 @@ def _outline(shape: Any, where: str) -> tuple[str, np.ndarray]:
         raise ValueError(f"{where}: broken ({error!r}); expected a label and points [[x, y], ...]") from None
     if corners.ndim != 2 or corners.shape[1] != 2 or not np.isfinite(corners).all():
         raise ValueError(f"{where}: points are {list(corners.shape)} numbers; expected [[x, y], ...]")
+    if np.abs(corners).max() > FARTHEST:
+        raise ValueError(f"{where}: a point at {corners[np.abs(corners).max(1).argmax()].tolist()}; expected pixels")
     return label, corners.astype(np.int32)[:, None]
 
 
@@ -92,6 +96,9 @@ class ReasonSeg:
             content = read_annotation(path)
             count = len(content["text"]) if texts == "all" else 1
             self._entries += [(path, number, content) for number in range(count)]
+        alone = [path for path in sorted(folder.glob("*.jpg")) if not path.with_suffix(".json").is_file()]
+        if alone:
+            raise ValueError(f"{alone[0]}: no annotation (.json) beside it ({len(alone)} pictures have none)")
         if not self._entries:
             raise ValueError(f"{folder}: holds no annotation (*.json)")
         self._entries = self._entries[:limit]

@@ -10,6 +10,8 @@ Layout (lichengunc/refer; LISA's `refer_seg` is the same tree one folder deeper;
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from segagent.data.coco import read_box, read_instances, segmentation_to_mask
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.plain_pickle import read_plain_pickle
 from segagent.types import Box, Sample
+
+log = logging.getLogger(__name__)
 
 # Where images lie below the root, in the trees that are in use; the first is the publisher's.
 COCO_FOLDERS = ("images/mscoco/images/train2014", "mscoco/images/train2014", "images/train2014", "train2014")
@@ -69,6 +73,14 @@ def read_refs(folder: Path, split_by: str, names: tuple[str, ...]) -> tuple[Path
         missing = [key for key in ("ref_id", "ann_id", "image_id", "split", "sentences") if key not in ref]
         if missing:
             raise ValueError(f"{path}: ref {index}: key {missing[0]!r} is missing")
+        if not isinstance(ref["split"], str) or not isinstance(ref["sentences"], list):
+            raise ValueError(f"{path}: ref {index}: split must be a text and sentences a list")
+    twice = [key for key, count in Counter(ref["ref_id"] for ref in refs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: ref_id {twice[0]} is there twice; ids must be unique")
+    silent = sum(not ref["sentences"] for ref in refs)
+    if silent:
+        log.warning("%s: %d refs have no sentence and are no samples", path, silent)
     return path, refs
 
 
@@ -187,8 +199,8 @@ class Referring:
         path = self._find_image(entry)
         image = self._load(path)
         height, width = image.shape[:2]
-        if (entry["height"], entry["width"]) != (height, width):
-            said = [entry["height"], entry["width"]]
+        if (entry.get("height", height), entry.get("width", width)) != (height, width):
+            said = [entry.get("height"), entry.get("width")]
             raise ValueError(f"{path}: the picture is {[height, width]} but {self._instances_path} says {said}")
         target, annotations = self._target(ref, height, width)
         categories = {self._categories.get(annotation.get("category_id")) for annotation in annotations}

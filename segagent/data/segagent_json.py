@@ -8,6 +8,7 @@ clicks_list: [{idx, coor: [y, x], is_positive, mask, box, area, iou}]}]}`; boxes
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from pycocotools import mask as coco_mask
 from segagent.data.images import IMAGE_SUFFIXES
 from segagent.masks import encode_rle, normalize_rle
 from segagent.types import Action, Click, EndReason, InitKind, Step, Trajectory
+
+log = logging.getLogger(__name__)
 
 
 def image_path_of(image_name: str | int) -> str:
@@ -97,8 +100,9 @@ def write_official(path: str | Path, trajectories: Iterable[Trajectory]) -> int:
     return count
 
 
-def _steps(record: dict, height: int, width: int, where: str) -> tuple[Step, ...]:
-    steps, before = [], 0.0
+def _steps(record: dict, height: int, width: int, where: str, before: float) -> tuple[Step, ...]:
+    """before: IoU of the empty mask that the clicks start from."""
+    steps = []
     for index, entry in enumerate(record.get("clicks_list", ())):
         y, x = entry["coor"]
         if not (0 <= x < width and 0 <= y < height):
@@ -112,13 +116,18 @@ def _steps(record: dict, height: int, width: int, where: str) -> tuple[Step, ...
 
 def _trajectories(record: dict, index: int, where: str) -> Iterator[Trajectory]:
     """One per caption: a record with n captions is n samples."""
-    height, width, target = int(record["height"]), int(record["width"]), record["gt_ann"]
+    height, width, target = record["height"], record["width"], record["gt_ann"]
+    if not (isinstance(height, int) and isinstance(width, int)):
+        raise ValueError(f"{where}: height {height!r}, width {width!r}: expected whole numbers")
     captions = target["caption"]
     captions = [captions] if isinstance(captions, str) else captions
+    if not all(isinstance(caption, str) for caption in captions):
+        raise ValueError(f"{where}: gt_ann.caption is {captions!r}: expected a text or a list of texts")
     rle = normalize_rle(target["segmentation"], f"{where}, gt_ann.segmentation")
     if rle["size"] != [height, width]:
         raise ValueError(f"{where}: gt_ann.segmentation has size {rle['size']} but the record says {[height, width]}")
-    steps = _steps(record, height, width, where)
+    empty_iou = 0.0 if _region(rle)[1] else 1.0
+    steps = _steps(record, height, width, where, empty_iou)
     for number, caption in enumerate(captions):
         yield Trajectory(
             sample_id=str(index) if number == 0 else f"{index}#{number}",
@@ -130,7 +139,7 @@ def _trajectories(record: dict, index: int, where: str) -> Iterator[Trajectory]:
             void=None,
             init=InitKind.EMPTY,
             init_mask=encode_rle(np.zeros((height, width), bool)),
-            init_iou=0.0,
+            init_iou=empty_iou,
             steps=steps,
             end_reason=EndReason.OUT_OF_CLICKS if steps else None,
             object_id=target.get("object_id"),
@@ -148,11 +157,15 @@ def read_official(path: str | Path) -> Iterator[Trajectory]:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
         raise ValueError(f"{path}: key 'data' with a list is missing: not a released trajectory file")
+    silent = 0
     for index, record in enumerate(content["data"]):
         where = f"{path}: record {index}"
         try:
             yield from _trajectories(record, index, where)
+            silent += not record["gt_ann"]["caption"]
         except KeyError as error:
             raise ValueError(f"{where}: key {error} is missing") from None
         except TypeError as error:
             raise ValueError(f"{where}: not laid out as a released record ({error})") from None
+    if silent:
+        log.warning("%s: %d records have no caption and are no samples", path, silent)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,21 @@ import numpy as np
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.segagent_json import image_path_of, read_official
 from segagent.masks import bounding_box, decode_rle
-from segagent.types import Sample
+from segagent.types import Sample, Trajectory
+
+
+def name_unknown(entries: Iterable[Trajectory]) -> Iterator[Trajectory]:
+    """The released evaluation's rule: a record whose first caption is `Unknown` has one only, the picture's path
+    without its last six characters (`bag_01.jpg` -> `bag_`).
+    """
+    named = None
+    for entry in entries:
+        record = entry.sample_id.split("#")[0]
+        if entry.sample_id == record and entry.text == "Unknown":
+            named = record
+            yield replace(entry, text=image_path_of(entry.image_name)[:-6])
+        elif record != named:
+            yield entry
 
 
 class SegAgentJson:
@@ -19,18 +35,30 @@ class SegAgentJson:
 
     annotations: the JSON file. images: folder that `image_name` is relative to (a COCO id means
     `mscoco/images/train2014/COCO_train2014_ID.jpg` in it). include: regular expression that the path must match
-    somewhere (the released evaluation skips `.png`: `include='jpg$'`). Raises `ValueError` naming file and record.
+    somewhere. unknown: what a caption `Unknown` means: itself (`text`), or what the released evaluation makes of it
+    (`name`, see `name_unknown`). Raises `ValueError` naming file and record.
     """
 
-    def __init__(self, *, annotations: str, images: str, include: str | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        annotations: str,
+        images: str,
+        include: str | None = None,
+        unknown: str = "text",
+        limit: int | None = None,
+    ) -> None:
+        if unknown not in ("text", "name"):
+            raise ValueError(f"data.unknown={unknown!r}: choose text or name")
         if not Path(annotations).is_file():
             raise ValueError(f"{annotations}: no such file (data.annotations)")
         if not Path(images).is_dir():
             raise ValueError(f"{images}: no such folder (data.images)")
         self._path, self._images = annotations, images
+        entries = read_official(annotations)
         self._entries = [
             entry
-            for entry in read_official(annotations)
+            for entry in (name_unknown(entries) if unknown == "name" else entries)
             if include is None or re.search(include, image_path_of(entry.image_name))
         ][:limit]
         if not self._entries:

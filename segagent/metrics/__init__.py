@@ -158,6 +158,8 @@ def score(
     step_of(protocol)
     if boundary and protocol == "official":
         raise ValueError("the official protocol has no boundary IoU: ask for it with another protocol")
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap {bootstrap}: give the number of resamples, 0 for no intervals")
     if click_limit is not None and click_limit < 0:
         raise ValueError(f"click_limit {click_limit} is negative; give the number of actions that the run allowed")
     counted = collect(records, where, protocol if boundary else None)

@@ -58,8 +58,10 @@ def compare(pairs: Pairs, *, margin: float, resamples: int, seed: int) -> dict[s
     """Flat keys: `ciou_a`, `ciou_b`, `ciou_diff` (b - a) with `_low`, `_high` and `_p`, the same for giou and miou;
     `wins` (b better by more than `margin`), `losses`, `ties`, `sign_p`.
 
-    Intervals: percentile bootstrap of the difference, both runs on the same drawn images. `_p`: twice the smaller share
-    of resamples on either side of zero, at most 1. `sign_p`: two-sided sign test of wins against losses.
+    Intervals: percentile bootstrap of the difference, both runs on the same drawn images; None for a single image,
+    which says nothing of others. `_p`: twice the smaller share of resamples on either side of zero, at most 1; one is
+    added to both counts, since none of n resamples is no proof of 0 (Davison & Hinkley, 1997, 4.2). `sign_p`: two-sided
+    sign test of wins against losses.
     """
     values = statistics.means(pairs.terms.sum(0))
     drawn = differences(pairs, resamples, seed)
@@ -68,10 +70,12 @@ def compare(pairs: Pairs, *, margin: float, resamples: int, seed: int) -> dict[s
         a, b = (float(value) for value in values[:, column])
         result |= {f"{name}_a": a, f"{name}_b": b, f"{name}_diff": b - a}
         if resamples:
-            sample = drawn[np.isfinite(drawn[:, column]), column]
+            sample = drawn[np.isfinite(drawn[:, column]) & (result["n_images"] > 1), column]
             low, high = np.percentile(sample, [2.5, 97.5]) if sample.size else (np.nan, np.nan)
-            share = min((sample <= 0).mean(), (sample >= 0).mean()) if sample.size else np.nan
-            result |= {f"{name}_low": float(low), f"{name}_high": float(high), f"{name}_p": float(min(1, 2 * share))}
+            rarer = min((sample <= 0).sum(), (sample >= 0).sum())
+            share = (1 + rarer) / (1 + sample.size) if sample.size else np.nan
+            chance = np.minimum(1, 2 * share)  # NaN stays NaN
+            result |= {f"{name}_low": float(low), f"{name}_high": float(high), f"{name}_p": float(chance)}
     change = pairs.iou[:, 1] - pairs.iou[:, 0]
     wins, losses = int((change > margin).sum()), int((change < -margin).sum())
     result |= {"wins": wins, "losses": losses, "ties": len(change) - wins - losses}

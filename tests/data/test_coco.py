@@ -94,6 +94,12 @@ def test_void_masks(folder):
     [
         (lambda c: c.pop("images"), "key 'images' is missing"),
         (lambda c: c["annotations"][0].pop("segmentation"), "annotation 10: key 'segmentation' is missing"),
+        (lambda c: c["annotations"][0].pop("id"), "annotation number 0: key 'id' is missing"),
+        (lambda c: c["annotations"].append(7), r"annotation number \d: expected a JSON object"),
+        (lambda c: c.update(annotations={}), "annotation: expected a list of them"),
+        (lambda c: c["images"][0].pop("id"), "image number 0: key 'id' is missing"),
+        (lambda c: c["categories"][0].pop("name"), r"category \d+: key 'name' is missing"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2]), r"annotation 10: bbox \[1, 2\]: expected \[x, y, width"),
         (lambda c: c["annotations"][0].update(image_id=9), "annotation 10: image_id 9 is not among the images"),
         (lambda c: c["annotations"][0].update(category_id=9), "annotation 10: category_id 9"),
         (lambda c: c["annotations"][1].update(id=10), "annotation id 10 is there twice"),

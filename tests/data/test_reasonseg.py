@@ -80,6 +80,8 @@ def test_unsound_annotations_are_refused_when_opened(tree, changes, message):
         ([{"label": "target", "points": [[1, 2], [3]]}], "shape 0: broken"),
         ([{"points": SQUARE}], "shape 0: broken .KeyError"),
         ([{"label": "target", "points": [[1, float("nan")]]}], "shape 0: points"),
+        ([{"label": "target", "points": [[1, 2], [3, 1e12]]}], r"shape 0: a point at \[3.0, 1000000000000.0\]"),
+        ([{"label": "target", "points": []}], r"shape 0: points are \[0\] numbers"),
         ([{"label": "ignore", "points": SQUARE}], "no shape marks a target"),
     ],
 )
@@ -98,6 +100,10 @@ def test_what_is_missing_is_named_by_path(tree):
     (root / "ReasonSeg" / "val" / "a.jpg").unlink()
     with pytest.raises(ValueError, match=r"val/a\.jpg: no such image file"):
         ReasonSeg(root=str(root))[0]
+    tree("b")
+    (root / "ReasonSeg" / "val" / "b.json").unlink()
+    with pytest.raises(ValueError, match=r"val/b\.jpg: no annotation \(\.json\) beside it \(1 pictures have none\)"):
+        ReasonSeg(root=str(root))
     (root / "ReasonSeg" / "val" / "a.json").write_text("{")
     with pytest.raises(ValueError, match=r"a\.json: not JSON"):
         ReasonSeg(root=str(root))

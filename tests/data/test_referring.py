@@ -134,6 +134,9 @@ def test_broken_pictures_and_refs_are_named(refer_tree):
     for refs, message in (
         ({"a": 1}, "expected a list of refs"),
         ([{"ref_id": 1}], "ref 0: key 'ann_id' is missing"),
+        ([refer_tree.ref(1, 11, "val", "cup") | {"split": None}], "ref 0: split must be a text"),
+        ([refer_tree.ref(1, 11, "val", "cup") | {"sentences": "cup"}], "and sentences a list"),
+        ([refer_tree.ref(1, 11, "val", "cup"), refer_tree.ref(1, 12, "val", "cap")], "ref_id 1 is there twice"),
     ):
         with pytest.raises(ValueError, match=message):
             Referring(root=str(refer_tree(refs=refs)))
@@ -143,6 +146,24 @@ def test_broken_pictures_and_refs_are_named(refer_tree):
     (root / "refcoco" / "instances.json").write_text(json.dumps({"images": []}))
     with pytest.raises(ValueError, match="key 'annotations' is missing"):
         Referring(root=str(root))
+
+
+def test_refs_without_a_sentence_are_told(refer_tree, caplog):
+    refs = [refer_tree.ref(1, 11, "val", "cup"), refer_tree.ref(2, 12, "val")]
+    assert len(Referring(root=str(refer_tree(refs=refs)))) == 1 and "1 refs have no sentence" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["annotations"][0].pop("segmentation"), "annotation 11: key 'segmentation' is missing"),
+        (lambda c: c["images"][0].pop("file_name"), "image 1 has neither 'file_name' nor"),
+        (lambda c: c["annotations"][0].update(bbox=[1]), r"annotation 11: bbox \[1\]"),
+    ],
+)
+def test_unsound_instances_are_refused_when_opened(refer_tree, change, message):
+    with pytest.raises(ValueError, match=rf"refcoco/instances\.json: {message}"):
+        Referring(root=str(refer_tree(change=change)))
 
 
 def test_no_target_and_many_targets_go_through_rollout_predictions_and_scores(refer_tree, discs):

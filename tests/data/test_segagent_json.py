@@ -84,11 +84,27 @@ def test_what_the_layout_cannot_say_is_refused(example, tmp_path):
             r"record 0: gt_ann.segmentation has size \[3, 3\]",
         ),
         (lambda c: c["data"].insert(0, 5), "record 0: not laid out"),
+        (lambda c: c["data"][0].update(height="40"), "record 0: height '40', width .*: expected whole numbers"),
+        (
+            lambda c: c["data"][0]["gt_ann"].update(caption=["cup", None]),
+            r"record 0: gt_ann.caption is \['cup'",
+        ),
     ],
 )
 def test_unsound_files_name_record_and_key(example, change, message):
     with pytest.raises(ValueError, match=message):
         list(read_official(example(change)))
+
+
+def test_records_without_a_caption_are_told_and_an_empty_target_begins_at_one(example, caplog):
+    def change(content):
+        first, second = content["data"][:2]
+        first["gt_ann"]["caption"] = []
+        second["gt_ann"]["segmentation"] = encode_rle(np.zeros((second["height"], second["width"]), bool))
+
+    trajectories = list(read_official(example(change)))
+    assert "1 records have no caption" in caplog.text
+    assert trajectories[0].sample_id == "1" and trajectories[0].init_iou == 1, "nothing to find, nothing found"
 
 
 def test_image_names_mean_paths():

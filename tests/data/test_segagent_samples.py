@@ -33,6 +33,20 @@ def test_every_caption_of_a_released_file_is_a_sample(images):
     assert len(SegAgentJson(annotations=str(EXAMPLE), images=str(images), limit=1)) == 1
 
 
+def test_unknown_captions_become_cut_names_as_the_released_evaluation_makes_them(images, tmp_path):
+    records = [json.loads(json.dumps(RECORDS[0])) for _ in range(3)]
+    for record, captions in zip(records, (["Unknown", "b"], ["a", "Unknown"], ["c"]), strict=True):
+        record["gt_ann"]["caption"] = captions
+    (tmp_path / "u.json").write_text(json.dumps({"data": records}))
+    given = {"annotations": str(tmp_path / "u.json"), "images": str(images)}
+    data = SegAgentJson(**given, unknown="name")
+    cut = "mscoco/images/train2014/COCO_train2014_0000005818"
+    assert [data[k].text for k in range(len(data))] == [cut, "a", "Unknown", "c"]
+    assert [SegAgentJson(**given)[k].text for k in range(2)] == ["Unknown", "b"]
+    with pytest.raises(ValueError, match="choose text or name"):
+        SegAgentJson(**given, unknown="x")
+
+
 def test_names_may_be_left_out_as_the_released_evaluation_does(images):
     with pytest.raises(ValueError, match=r"no record to work on \(data\.include='png\$'\)"):
         SegAgentJson(annotations=str(EXAMPLE), images=str(images), include="png$")

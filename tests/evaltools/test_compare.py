@@ -66,6 +66,7 @@ def test_a_clear_gain_is_told_from_none():
     assert better["giou_low"] > 0 and better["giou_p"] < 0.01 and better["sign_p"] < 1e-10
     noise = compare(pairs_of(before, random.permutation(before)), margin=0.01, resamples=1000, seed=0)
     assert noise["giou_low"] < 0 < noise["giou_high"] and noise["giou_p"] > 0.05
+    assert better["giou_p"] == 2 / 1001, "not zero: none of 1000 is no proof"
     same = compare(pairs_of(before, before), margin=0.01, resamples=200, seed=0)
     assert same["giou_low"] == same["giou_high"] == 0 and same["giou_p"] == 1 == same["sign_p"]
 
@@ -103,10 +104,11 @@ def test_a_page_shows_target_and_both_masks(script, tmp_path, capsys):
     written = json.loads((tmp_path / "ab.json").read_text())
     assert written["n_only_b"] == 1 and written["wins"] == 1
     page = (tmp_path / "ab.html").read_text()
+    assert "B wins 1, loses 1, ties 1" in page, "the numbers stand above the pictures"
     assert page.index("s0: thing 0") < page.index("s2: thing 2") and "+80.0 (20.0 to 100.0)" in page
     data = base64.b64decode(re.search(r"base64,([^']+)", page)[1])
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1].astype(int)
-    assert picture.shape == (160, 3 * 320, 3)
+    assert picture.shape == (160, 3 * 320 + 2 * 8, 3)
     green, red, blue, plain = picture[80, 80], picture[80, 340], picture[80, 700], picture[80, 520]
     assert green[1] > green[0] + 50 and red[0] > red[2] + 50 and blue[2] > blue[0] + 50 and plain.max() < 30
     with pytest.raises(ValueError, match="is there already"):
@@ -123,6 +125,17 @@ def test_foreign_files_are_matched_by_image_and_caption(script, tmp_path):
     assert json.loads((tmp_path / "ab.json").read_text())["wins"] == 2 and not (tmp_path / "ab.html").exists()
 
 
+def test_equal_captions_on_one_picture_are_matched_in_their_order(script, tmp_path):
+    runs = [[record(0, 5), record(0, 5, target=8)], [record(0, 6), record(0, 2, target=8)]]
+    for entry in (*runs[0], *runs[1]):
+        del entry["sample_id"]
+    a, b = (write(tmp_path / f"{name}.json", run) for name, run in zip("ab", runs, strict=True))
+    script.main(compose_config("compare", [f"a={a}", f"b={b}", f"out={tmp_path / 'ab.json'}", "pictures=0"]))
+    written = json.loads((tmp_path / "ab.json").read_text())
+    assert (written["n"], written["wins"], written["losses"], written["n_images"]) == (2, 1, 1, 1)
+    assert written["giou_low"] is written["giou_p"] is None, "one image says nothing of others"
+
+
 def test_what_cannot_be_compared_is_refused(script, tmp_path):
     a = write(tmp_path / "a.json", run_of([5, 5]))
     for other, message in (
@@ -134,6 +147,8 @@ def test_what_cannot_be_compared_is_refused(script, tmp_path):
         b = write(tmp_path / "b.json", other)
         with pytest.raises(ValueError, match=message):
             script.main(compose_config("compare", [f"a={a}", f"b={b}", f"out={tmp_path / 'ab.json'}"]))
+    with pytest.raises(ValueError, match="resamples=-1: give 0 or more"):
+        script.main(compose_config("compare", [f"a={a}", f"b={a}", "resamples=-1"]))
     with pytest.raises(ValueError, match="two predictions files"):
         script.main(compose_config("compare", [f"a={a}"]))
     with pytest.raises(ValueError, match="protocol=official drops samples"):

@@ -39,6 +39,37 @@ def test_what_a_format_cannot_hold_is_told(convert, tmp_path, capsys):
     assert "samples: segagent_json" in told.out and "coco cannot hold clicks" in told.err
 
 
+def test_texts_and_categories_that_are_lost_are_told(convert, tmp_path, capsys):
+    record = json.loads(EXAMPLE.read_text())["data"][0]
+    mask = record["gt_ann"]["segmentation"]
+    image = {"id": 1, "file_name": "a.jpg", "height": record["height"], "width": record["width"]}
+    objects = [
+        {"id": number, "image_id": 1, "category_id": 1, "segmentation": mask, "caption": [caption]}
+        for number, caption in enumerate(("left cup", "cup"))
+    ]
+    content = {"images": [image], "annotations": objects, "categories": [{"id": 1, "name": "cup"}]}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    convert("from=coco", f"input={tmp_path / 'c.json'}", "to=segagent_json", f"out={tmp_path / 's.json'}")
+    assert "segagent_json cannot hold categories: 2 samples" in capsys.readouterr().err
+    convert("from=coco", f"input={tmp_path / 'c.json'}", "to=yolo_seg", f"out={tmp_path / 'y'}")
+    told = capsys.readouterr().err
+    assert "yolo_seg cannot hold texts: 1 samples" in told and "categories" not in told
+
+
+def test_a_conversion_that_fails_leaves_no_half_file(convert, tmp_path):
+    convert("from=segagent_json", f"input={EXAMPLE}", "to=trajectories", f"out={tmp_path / 'a.jsonl'}")
+    whole = (tmp_path / "a.jsonl").read_text()
+    (tmp_path / "a.jsonl").write_text(whole + "{}\n")
+    (tmp_path / "b.jsonl").write_text("kept")
+    with pytest.raises(ValueError, match=r"a.jsonl, line \d+: key"):
+        convert(
+            "from=trajectories", f"input={tmp_path / 'a.jsonl'}", "to=trajectories", f"out={tmp_path / 'b.jsonl'}",
+            "overwrite=true",
+        )  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "b.jsonl"}
+    assert (tmp_path / "b.jsonl").read_text() == "kept"
+
+
 def test_nothing_is_overwritten_unasked(convert, tmp_path):
     out = tmp_path / "c.json"
     settings = ("from=segagent_json", f"input={EXAMPLE}", "to=coco", f"out={out}")

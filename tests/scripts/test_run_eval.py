@@ -51,6 +51,10 @@ def settings_of(call):
     return [word for word in call[1:] if not word.startswith("CUDA")]
 
 
+def evaluations(calls):
+    return sorted((call for call in calls if call[0].endswith("evaluate.py")), key=lambda call: call[-1])
+
+
 def composed(call):
     return compose_config("evaluate", expand_checkpoints(settings_of(call)))
 
@@ -101,21 +105,57 @@ def test_the_released_use_is_the_preset_and_needs_a_checkpoint(run_eval, tmp_pat
 
 def test_several_gpus_do_a_part_each_and_the_parts_are_joined(run_eval):
     code, calls, _ = run_eval("ckpt", "out=results/x.json", GPUS="3")
-    parts = sorted((call for call in calls if call[0].endswith("evaluate.py")), key=lambda call: call[-1])
+    parts = evaluations(calls)
     (join,) = [call for call in calls if call[0].endswith("join.py")]
     assert code == 0 and len(parts) == 3
     for index, call in enumerate(parts):
         assert f"shard={index}/3" in call and call[-1] == f"CUDA_VISIBLE_DEVICES={index}"
-        assert f'out="results/x.part{index}.json"' in call
+        assert f'out="results/x.part{index}.json"' in call and "report=false" in call
     config = compose_config("join", settings_of(join))
     assert config.out == "results/x.json" and list(config.parts) == [f"results/x.part{i}.json" for i in range(3)]
+    assert config.report, "the joined run has the report that one process would have written"
+
+
+def test_the_report_can_be_left_out_however_many_processes(run_eval):
+    (join,) = [call for call in run_eval("ckpt", "report=false", GPUS="2")[1] if call[0].endswith("join.py")]
+    assert not compose_config("join", settings_of(join)).report
+    assert not composed(run_eval("report=false")[1][0]).report
+
+
+def test_several_processes_need_neither_checkpoint_nor_gpu(run_eval):
+    code, calls, _ = run_eval(GPUS="2")
+    assert code == 0 and [composed(call).shard for call in evaluations(calls)] == ["0/2", "1/2"]
+
+
+def test_only_the_default_output_is_written_anew_without_being_asked(run_eval):
+    assert composed(run_eval()[1][0]).overwrite
+    for options in (["out=x.json"], ["resume=true"], ["out=x.json", "resume=true"]):
+        config = composed(run_eval(*options)[1][0])
+        assert not config.overwrite and config.resume == ("resume=true" in options), options
+    results = run_eval.root / "results"
+    results.mkdir()
+    (results / "x.trajectories.jsonl").write_text("")
+    code, calls, out = run_eval("ckpt", f"out={results}/x.json", GPUS="2")
+    assert code == 2 and not calls and "is there already; say resume=true" in out
+    assert len(run_eval("ckpt", f"out={results}/x.json", "resume=true", GPUS="2")[1]) == 3
+
+
+def test_data_on_the_command_line_is_not_cut_to_the_embedded_benchmarks_size(run_eval):
+    config = composed(run_eval("data=refcoco", "data.root=/d", SPLIT="testB")[1][0])
+    assert (config.data.dataset, config.data.limit, config.data.split) == ("refcoco", None, "testB")
+
+
+def test_a_checkpoint_whose_folder_looks_like_an_override(run_eval, tmp_path):
+    folder = tmp_path / "lr=1e-5"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "qwen", "visual": {}}')
+    config = composed(run_eval(str(folder))[1][0])
+    assert "Agent" in config.policy._target_ and config.mllm.path == str(folder)
 
 
 def test_visible_gpus_are_counted_and_named(run_eval):
     _, calls, _ = run_eval("ckpt", CUDA_VISIBLE_DEVICES="4,6")
-    assert {call[-1] for call in calls if call[0].endswith("evaluate.py")} == {
-        f"CUDA_VISIBLE_DEVICES={number}" for number in (4, 6)
-    }
+    assert [call[-1] for call in evaluations(calls)] == [f"CUDA_VISIBLE_DEVICES={number}" for number in (4, 6)]
 
 
 def test_a_part_that_fails_fails_the_whole(run_eval):

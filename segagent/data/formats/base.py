@@ -19,7 +19,8 @@ class FileFormat(Protocol):
     """path: the file or folder. images: folder of the pictures, where the format needs their sizes or copies them.
 
     `read` raises `ValueError` naming file and place for what is unsound, `write` for what cannot be said in the format;
-    it returns how many trajectories it wrote. holds: which of `clicks` and `void pixels` survive in the format.
+    it returns how many trajectories it wrote. holds: which of the facts that
+    scripts/convert.py counts survive in the format.
     """
 
     holds: tuple[str, ...]

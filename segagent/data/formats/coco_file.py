@@ -21,7 +21,7 @@ class CocoFile:
     are left out. Keys beside COCO's: `caption`, `sample_ids`, `object_id`. path: the file. images: not needed.
     """
 
-    holds = ()
+    holds = ("texts", "categories")
 
     def __init__(self, *, path: str, images: str | None = None) -> None:
         self.path = Path(path)

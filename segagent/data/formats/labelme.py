@@ -29,7 +29,7 @@ class LabelMeFolder:
     needed.
     """
 
-    holds = ()
+    holds = ("texts", "categories")
 
     def __init__(self, *, path: str, images: str | None = None) -> None:
         self.path = Path(path)

@@ -33,7 +33,7 @@ class PngFolders:
     writing (one per sample); None: masks and texts only.
     """
 
-    holds = ("void pixels",)
+    holds = ("void pixels", "texts", "categories")
 
     def __init__(self, *, path: str, images: str | None = None) -> None:
         self.path = Path(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from segagent.data.segagent_json import read_official, write_official
 from segagent.data.trajectories import TrajectoryWriter, read_trajectories
@@ -12,7 +14,7 @@ from segagent.types import Trajectory
 class TrajectoryJsonl:
     """Our trajectory file (docs/files.md); it holds everything. path: the file. images: not needed."""
 
-    holds = ("clicks", "void pixels")
+    holds = ("clicks", "clicks that were not kept", "void pixels", "texts", "categories")
 
     def __init__(self, *, path: str, images: str | None = None) -> None:
         self.path = path
@@ -21,11 +23,16 @@ class TrajectoryJsonl:
         return read_trajectories(self.path)
 
     def write(self, trajectories: Iterable[Trajectory]) -> int:
-        count = 0
-        with TrajectoryWriter(self.path) as writer:
-            for trajectory in trajectories:
-                writer.write([trajectory])
-                count += 1
+        """The file appears whole or not at all."""
+        partial, count = Path(f"{self.path}.partial"), 0
+        try:
+            with TrajectoryWriter(partial) as writer:
+                for trajectory in trajectories:
+                    writer.write([trajectory])
+                    count += 1
+            os.replace(partial, self.path)
+        finally:
+            partial.unlink(missing_ok=True)
         return count
 
 
@@ -34,7 +41,7 @@ class OfficialTrajectories:
     replies, why a trajectory ended; it refuses starts other than the empty mask. path: the file. images: not needed.
     """
 
-    holds = ("clicks",)
+    holds = ("clicks", "texts")
 
     def __init__(self, *, path: str, images: str | None = None) -> None:
         self.path = path

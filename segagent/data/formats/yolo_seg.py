@@ -1,4 +1,7 @@
-"""YOLO segmentation: `labels/STEM.txt`, a line `CLASS x y x y ...` per object (corners in [0, 1]), and `data.yaml`."""
+"""YOLO segmentation: `labels/NAME.txt`, a line `CLASS x y x y ...` per object (corners in [0, 1]), and `data.yaml`.
+
+NAME is the picture's path, so that `labels/` has the folders of `images/`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from segagent.data.formats.base import flat_names, group_by_picture, need_target, object_trajectory, picture_size
+from segagent.data.formats.base import group_by_picture, need_target, object_trajectory, picture_size
+from segagent.data.images import resolve_inside
 from segagent.masks import decode_rle, mask_to_polygons, polygons_to_mask
 from segagent.types import Trajectory
 
@@ -41,7 +45,7 @@ class YoloSegFolder:
     written, not equal, and told too.
     """
 
-    holds = ()
+    holds = ("categories",)
 
     def __init__(self, *, path: str, images: str | None = None) -> None:
         self.path = Path(path)
@@ -78,9 +82,20 @@ class YoloSegFolder:
             raise ValueError(f"{path}: key 'names' with the classes cannot be read ({error})") from None
         return dict(enumerate(names)) if isinstance(names, list) else {int(key): name for key, name in names.items()}
 
+    def _label_paths(self, pictures: Iterable[str]) -> dict[str, Path]:
+        """Picture -> its file of labels, in the folders below labels/ that the picture has below images/."""
+        paths: dict[str, Path] = {}
+        for picture in pictures:
+            path = resolve_inside(self.path / "labels", Path(picture).with_suffix(".txt").as_posix())
+            twin = next((other for other, used in paths.items() if used == path), None)
+            if twin is not None:
+                raise ValueError(f"{twin} and {picture} have one name, and this format has one file per name")
+            paths[picture] = path
+        return paths
+
     def write(self, trajectories: Iterable[Trajectory]) -> int:
         groups = group_by_picture(trajectories)
-        stems = flat_names(groups)
+        paths = self._label_paths(groups)
         members = [trajectory for group in groups.values() for trajectory in group]
         classes = sorted({trajectory.category or trajectory.text for trajectory in members})
         (self.path / "labels").mkdir(parents=True, exist_ok=True)
@@ -91,7 +106,8 @@ class YoloSegFolder:
                 line, exact = _write_line(trajectory, classes)
                 lines.append(line)
                 changed += not exact
-            (self.path / "labels" / f"{stems[picture]}.txt").write_text("".join(lines), encoding="utf-8")
+            paths[picture].parent.mkdir(parents=True, exist_ok=True)
+            paths[picture].write_text("".join(lines), encoding="utf-8")
         content = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(classes))}
         OmegaConf.save(OmegaConf.create(content), self.path / "data.yaml")
         if changed:

@@ -1,6 +1,7 @@
 """Every format: what is written comes back, and what a format cannot say is refused, told, or listed here."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,15 +174,17 @@ def test_yolo_holds_single_outlines_exactly_and_tells_what_it_cannot(tmp_path, p
     assert (tmp_path / "y" / "labels" / "b.txt").read_text().startswith("1 ")
     again = list(fmt("yolo_seg", tmp_path / "y", images=str(pictures)).read())
     assert [(one.text, one.image_name) for one in again] == [
-        *(("cup", "a.jpg"),) * 2,
-        ("ring", "a.jpg"),
         ("pair", "b.jpg"),
+        *(("cup", "dir/a.jpg"),) * 2,
+        ("ring", "dir/a.jpg"),
     ]
-    for one, other in zip(again, samples(), strict=True):
+    for one, other in zip(again, [samples()[3], *samples()[:3]], strict=True):
         filled = polygons_to_mask(mask_to_polygons(decode_rle(other.target)), *SIZE)
         assert (decode_rle(one.target) == filled).all()
     fmt("yolo_seg", tmp_path / "y2").write(again)
-    assert (tmp_path / "y2/labels/a.txt").read_text() == (tmp_path / "y/labels/a.txt").read_text()
+    assert (tmp_path / "y2/labels/dir/a.txt").read_text() == (tmp_path / "y/labels/dir/a.txt").read_text()
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        fmt("yolo_seg", tmp_path / "y3").write([replace(samples()[0], image_name="../a.jpg")])
 
 
 def test_bridges_between_parts_cover_next_to_nothing():
@@ -241,8 +244,10 @@ def test_empty_targets_and_names_that_collide_are_refused(tmp_path, name):
     empty = object_trajectory(np.zeros(SIZE, bool), sample_id="1", image_name="a.jpg", text="none")
     with pytest.raises(ValueError, match="an empty target"):
         fmt(name, tmp_path / "x").write([empty])
-    with pytest.raises(ValueError, match=r"dir/a\.jpg and a\.jpg have one name"):
-        fmt(name, tmp_path / "x").write([samples()[0], replace(samples()[0], image_name="a.jpg")])
+    # LabelMe's files lie in one folder, YOLO's in the folders of the pictures.
+    other = {"labelme": "a.jpg", "yolo_seg": "dir/a.png"}[name]
+    with pytest.raises(ValueError, match=rf"dir/a\.jpg and {re.escape(other)} have one name"):
+        fmt(name, tmp_path / "x").write([samples()[0], replace(samples()[0], image_name=other)])
 
 
 def test_pictures_of_unequal_size_are_refused(tmp_path):
