@@ -2,9 +2,9 @@
 # The main job: bash run_eval.sh [CHECKPOINT] [overrides...]; evaltools/eval.md explains it.
 #
 # CHECKPOINT is the folder of a multimodal LLM (docs/models.md), which then clicks (`policy=agent`); its config.json tells
-# family, dialogue and picture size. No learnt policy ships yet: without it the simulated annotator (`policy=oracle`) clicks
-# and stops at IoU 0.95, as a person would. The shipped segmenter `simpleclick_nano` answers, on the first 200 validation
-# samples of refshapes. Overrides are those of scripts/evaluate.py. From the environment, each with further settings behind:
+# family, dialogue and picture size. Without it the small one that ships clicks (`mllm=nano`). The shipped segmenter
+# `simpleclick_nano` answers, on the first 200 validation samples of refshapes. Overrides are those of scripts/evaluate.py.
+# From the environment, each with further settings behind:
 #   DATA="segagent_json data.annotations=F data.images=DIR"   SPLIT=testA   SEGMENTER="simpleclick segmenter.path=F"
 #   PRESET=released   GPUS=4 (default: those that are visible; each does a part, and the parts are joined). Where there is
 #   no GPU, it is the number of processes.
@@ -20,8 +20,7 @@ case "${1:-}" in
 esac
 if [ -z "$checkpoint" ]; then
   [ -n "${PRESET:-}" ] && fail "PRESET=$PRESET: needs a CHECKPOINT, since a preset is about the model that clicks"
-  echo "run_eval: no learnt policy ships yet; policy=oracle clicks with the target known"
-  settings+=(policy=oracle rollout.tau_stop=0.95)
+  settings+=(policy=agent mllm=nano)
 else
   settings+=(policy=agent "mllm=$checkpoint")
   shift

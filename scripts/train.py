@@ -19,11 +19,12 @@ from segagent.configuration import build
 from segagent.dialogue import Dialogue, load_dialogue
 from segagent.entry import claim_output, run_entry
 from segagent.mllm.base import MLLM
+from segagent.training.cell_needs import CellNeeds
 from segagent.training.collate import without_weights
 from segagent.training.examples import Examples
-from segagent.training.sft import SftTrainer, out_of_memory_told
+from segagent.training.sft import Auxiliary, SftTrainer, out_of_memory_told
 from segagent.training.sft_checkpoint import SftFolder
-from segagent.training.sft_data import make_examples
+from segagent.training.sft_data import make_examples, with_generated
 from segagent.training.sft_processes import is_sharded, start_processes
 from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import SftValidation
@@ -60,25 +61,34 @@ def make_trainer(config: DictConfig, settings: SftSettings, tracker: Tracker) ->
     place(config, accelerator)
     mllm = load_model(config)
     dialogue = dialogue_of(mllm)
-    words = VisualWords(mllm) if settings.auxiliary else None
-    learnt, held_out = make_examples(
-        config,
-        dialogue,
-        held_out=config.validation.limit,
-        seen=without_weights(mllm).seen_size,
-        grid=mllm.network.config.grid if settings.auxiliary else None,
-    )
+    auxiliary, cells = auxiliary_losses(mllm, dialogue, settings)
+    learnt = held_out = None
+    if config.data.trajectories is not None or config.generated.share < 1:
+        seen, held_out = without_weights(mllm).seen_size, config.validation.limit
+        learnt, held_out = make_examples(config, dialogue, held_out=held_out, seen=seen, **cells)
     return SftTrainer(
         mllm=mllm,
-        examples=learnt,
+        examples=with_generated(config, dialogue, learnt, **cells),
         folder=SftFolder(config.out, keep=settings.keep),
         settings=settings,
         validation=None if held_out is None else make_validation(config, held_out),
         accelerator=accelerator,
         tracker=tracker,
         seed=config.seed,
-        auxiliary=words,
+        auxiliary=auxiliary,
     )
+
+
+def auxiliary_losses(
+    mllm: MLLM, dialogue: Dialogue, settings: SftSettings
+) -> tuple[list[tuple[float, Auxiliary]], dict[str, int]]:
+    """(losses with their weights, what `make_examples` must know for them: cells a side)."""
+    losses: dict[str, tuple[float, Auxiliary]] = {}
+    if settings.auxiliary:
+        losses["words"] = settings.auxiliary, VisualWords(mllm)
+    if settings.needs:
+        losses["needs"] = settings.needs, CellNeeds(mllm, dialogue)
+    return list(losses.values()), {name: mllm.network.config.grid for name in losses}
 
 
 def make_validation(config: DictConfig, examples: Examples) -> SftValidation:

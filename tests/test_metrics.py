@@ -223,6 +223,18 @@ def test_clicks_needed_and_the_limit():
     assert score([good_start]).metrics()["noc90"] == 0
 
 
+@pytest.mark.parametrize(
+    ("x", "is_positive", "right"),
+    [(2, True, 1), (9, True, 0), (6, False, 1), (6, True, 0), (4, True, 0), (4, False, 0), (19, False, 0)],
+)
+def test_a_first_click_is_right_where_its_sign_is(x, is_positive, right):
+    masks = {"target": bar(6), "masks": [bar(6)], "init_mask": encode_rle(bar(5, 3))}  # columns 0..5 and 3..7
+    clicked, boxed = record(**masks), record(**masks)
+    clicked["pred_list"][0]["clicks"] = {"is_positive": is_positive, "coords": [9, x]}
+    assert score([boxed, clicked, boxed], bootstrap=0).metrics()["first_click"] == right, "of those that clicked"
+    assert score([boxed], bootstrap=0).metrics()["first_click"] is None
+
+
 def test_unparsable_replies_are_counted_with_the_last_mask():
     rows = [five_masks(end_reason="unparsable"), record(bar(4), [], end_reason="unparsable")]
     rows += [record(bar(4), [], end_reason="finished", init_mask=encode_rle(bar(4))), record(bar(4), [])]

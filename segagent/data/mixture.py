@@ -58,9 +58,18 @@ class Mixture:
             )
         return self._datasets[source].scene(inner)
 
+    def ask(self, index: int, turn: int) -> Sample:
+        """Another question about the picture of a sample, see `RefShapes.ask`. Raises `ValueError` like `scene`."""
+        source, inner = self._place(index)
+        if not hasattr(self._datasets[source], "ask"):
+            raise ValueError(f"data {self._names[source]!r}: its pictures are not generated, so nothing else is asked")
+        return self._named(source, self._datasets[source].ask(inner, turn))
+
     def __getitem__(self, index: int) -> Sample:
         source, inner = self._place(index)
-        sample = self._datasets[source][inner]
+        return self._named(source, self._datasets[source][inner])
+
+    def _named(self, source: int, sample: Sample) -> Sample:
         key = None if sample.image_key is None else (self._names[source], sample.image_key)
         return replace(sample, sample_id=f"{self._names[source]}/{sample.sample_id}", image_key=key)
 

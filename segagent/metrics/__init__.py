@@ -72,6 +72,8 @@ class Scores:
         values = {"protocol": protocol} | self._means(protocol) | self._counts()
         values |= dict(zip(("noc80", "noc85", "noc90"), self._clicks_needed, strict=True))
         values["click_limit"] = self.limit
+        clicked = self.counted.first_click[np.isfinite(self.counted.first_click)]
+        values["first_click"] = float(clicked.mean()) if clicked.size else math.nan
         values |= self._curves | statistics.reward_model_quality(self.counted.table)
         if self.counted.boundary.size and protocol == self.protocol:
             values["boundary_iou"] = float(self.counted.boundary.mean())

@@ -17,7 +17,7 @@ import numpy as np
 
 from segagent.metrics.official import MARK, REQUIRED_KEYS, MissingKeyError, OfficialFacts, chosen_index, read_announced
 from segagent.metrics.protocols import Table, choose
-from segagent.metrics.rle import common, empty_counts, intersections, measure, repair
+from segagent.metrics.rle import common, empty_counts, intersections, measure, pixel_counts, repair
 
 _BATCH = 16
 # Every wording of the released models and of the paper; the number is in percent.
@@ -31,7 +31,9 @@ class Collected:
 
     boundary: boundary IoU of the scored mask, `[n]`, empty when not asked for. object: number of each sample's object,
     `[n]`: samples of one image with equal `object_id`, or without one, with equal targets. words: length of its
-    expression, `[n]`. category: of its object, "" where the file does not say.
+    expression, `[n]`. category: of its object, "" where the file does not say. first_click: `[n]`, 1 where the first
+    action is a click on what is missing or a negative one on what is surplus, 0 where it is another click, NaN where
+    it is none.
     """
 
     table: Table
@@ -43,6 +45,7 @@ class Collected:
     object: np.ndarray
     words: np.ndarray
     category: list[str]
+    first_click: np.ndarray
 
 
 @dataclass
@@ -105,10 +108,12 @@ class Collector:
     object: list[int] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     category: list[str] = field(default_factory=list)
+    first_click: list[float] = field(default_factory=list)
 
     def add(self, records: Sequence[dict]) -> None:
         entries = [self._entry(record, len(self.image) + rank) for rank, record in enumerate(records)]
         areas = _areas(entries)
+        self.first_click += _first_clicks(entries, areas)
         self.tables.append(_count(entries, areas, [self._note(entry) for entry in entries]))
         if self.boundary_protocol is not None:
             numbers = choose(self.tables[-1], self.boundary_protocol)
@@ -177,6 +182,7 @@ class Collector:
             object=np.array(self.object, np.int64),
             words=np.array(self.words, np.int64),
             category=self.category,
+            first_click=np.array(self.first_click),
         )
 
 
@@ -309,6 +315,42 @@ def _without_void(table: Table, entries: Sequence[_Entry]) -> Table:
             )
         target[rank] -= other_area[0]
     return replace(table, intersection=shared, area=area, target=target)
+
+
+def _first_clicks(entries: Sequence[_Entry], areas: np.ndarray) -> list[float]:
+    """See `Collected.first_click`; areas in the order of all entries' `rles`."""
+    starts = np.cumsum([0, *(len(entry.rles) for entry in entries)])
+    clicks = {rank: click for rank, entry in enumerate(entries) if (click := _first_click(entry)) is not None}
+    pixels = {rank: pixel_counts(y, x, *entries[rank].size) for rank, (y, x, _) in clicks.items()}
+    in_target = _holding(entries, pixels, areas[starts[list(pixels)]], 0)
+    begun = {rank: pixel for rank, pixel in pixels.items() if entries[rank].has_init}
+    in_mask = _holding(entries, begun, areas[starts[list(begun)] + 1], 1)
+    right = [np.nan] * len(entries)
+    for rank, (_, _, is_positive) in clicks.items():
+        target, mask = in_target[rank], in_mask.get(rank, False)
+        right[rank] = float(target and not mask if is_positive else mask and not target)
+    return right
+
+
+def _first_click(entry: _Entry) -> tuple[int, int, bool] | None:
+    """(y, x, is_positive) of the first action; None where it is no click in the picture."""
+    items, (height, width) = entry.record["pred_list"], entry.size
+    click = items[0].get("clicks") if items else None
+    try:
+        y, x = (int(value) for value in click["coords"])
+        is_positive = bool(click["is_positive"])
+    except (TypeError, KeyError, ValueError):
+        return None
+    return (y, x, is_positive) if 0 <= y < height and 0 <= x < width else None
+
+
+def _holding(entries: Sequence[_Entry], pixels: dict[int, str], areas: np.ndarray, place: int) -> dict[int, bool]:
+    """Whether mask `place` of an entry's `rles`, of these areas, holds the pixel; by rank of the entry."""
+    masks = [entries[rank].rles[place]["counts"] for rank in pixels]
+    heights = [entries[rank].size[0] for rank in pixels]
+    one = np.ones(len(masks), np.int64)
+    shared = intersections(list(pixels.values()), one, np.arange(len(masks)), masks, areas, heights)
+    return dict(zip(pixels, (shared > 0).tolist(), strict=True))
 
 
 def _boundary(entry: _Entry, number: int) -> float:

@@ -171,3 +171,11 @@ def empty_counts(height: int, width: int) -> dict:
     """RLE of the all-zero mask; the dict is shared, do not change it."""
     rle = coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def pixel_counts(y: int, x: int, height: int, width: int) -> str:
+    """Counts of the mask of one pixel."""
+    before = x * height + y
+    runs = [before, 1, height * width - before - 1]
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs if runs[-1] else runs[:-1]}, height, width)
+    return rle["counts"].decode("ascii")

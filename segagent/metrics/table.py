@@ -40,6 +40,8 @@ def format_metrics(metrics: dict[str, Any]) -> str:
         "P@            " + "  ".join(f"{level}: {percent(metrics[f'p{level}'])}" for level in (50, 60, 70, 80, 90)),
         f"NoC           {noc}  (limit {metrics['click_limit']})",
     ]
+    if metrics.get("first_click") is not None:
+        lines.append(f"first click   {percent(metrics['first_click'])}   (in the region that its sign is right for)")
     if metrics.get("boundary_iou") is not None:
         lines.append(f"boundary IoU  {percent(metrics['boundary_iou'])}")
     for name, key in (("cIoU by step", "ciou_by_step"), ("mIoU by step", "miou_by_step")):

@@ -33,6 +33,7 @@ from segagent.mllm.sentencepiece_tokenizer import SentencePieceTokenizer
 from segagent.mllm.weights import fill, read_shapes, read_tensors, write_folder
 from segagent.mllm.word_tokenizer import FILE_NAME as WORDS_FILE
 from segagent.mllm.word_tokenizer import WordTokenizer
+from segagent.weights import checkpoint_path
 
 
 class Osprey(LocalMLLM):
@@ -89,13 +90,13 @@ class Osprey(LocalMLLM):
         max_batch: int = 32,
         device: str = "auto",
     ) -> Self:
-        """A released folder (Osprey, SegAgent-LLaVA) or one that `save` wrote.
+        """A released folder (Osprey, SegAgent-LLaVA), one that `save` wrote, or the name of one that ships.
 
         dialogue: None for the one that its config.json names, and `released_llava` where it names none. dtype: see
         `local.torch_dtype`. Weights that are not on the way from picture to text (mask extractor, last stage and head
         of the tower) are reported and skipped. Raises `ValueError` naming the file and what is wrong with it.
         """
-        path = Path(path)
+        path = checkpoint_path(path)
         values, shapes = read_config(path), read_shapes(path)
         config = read_file_config(values, shapes, str(path / "config.json"))
         tokenizer = WordTokenizer.load(path) if (path / WORDS_FILE).is_file() else SentencePieceTokenizer.load(path)

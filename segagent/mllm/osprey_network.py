@@ -1,4 +1,4 @@
-"""The network of `Osprey`: ConvNeXt tower, MLP projector, Llama decoder; its config, and its names in released files.
+"""The network of `Osprey`: vision tower, MLP projector, Llama decoder; its config, and its names in released files.
 
 One network at every scale. The released one takes the third stage of CLIP's ConvNeXt-L at 512x512 (stride 16: 1,024
 tokens of 768 channels); nano adds what a model that is trained from nothing needs: norm and positions of its tokens.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from segagent.mllm.conv_tower import ConvTower
 from segagent.mllm.convnext import ConvNeXt
 from segagent.mllm.network import VisionLanguageNetwork
 
@@ -22,6 +24,7 @@ OSPREY_TEMPLATE = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the human's questions. USER: {image}\n{prompt} ASSISTANT:"
 )
+TOWERS = ("convnext", "convolutional")
 POSITIONS = ("none", "sinusoidal", "learnt")
 
 
@@ -29,8 +32,9 @@ POSITIONS = ("none", "sinusoidal", "learnt")
 class OspreyConfig:
     """Architecture. The defaults of `visual_norm` and `positions` are the released model's.
 
-    image_size: side of the square picture that goes in. tower_dims, tower_depths, stem, layer_scale: see `ConvNeXt`;
-    the last stage that is named is the one whose features are read. width, depth, heads, mlp_width: of the decoder.
+    image_size: side of the square picture that goes in. tower: `convnext` (see `ConvNeXt`: tower_dims, tower_depths,
+    stem, layer_scale) or `convolutional` (see `ConvTower`: tower_dims, tower_depths); the features of the last stage
+    that is named are read. width, depth, heads, mlp_width: of the decoder.
     vocab_size: None is filled in from the tokenizer. max_length: tokens it reads, image and answer included.
     tie_embeddings: word embeddings are the output weights too. initial_scale: standard deviation of the decoder's
     weights at the start, None for 1 / sqrt(width) (at the usual 0.02 a decoder of width 128 did not learn to point).
@@ -47,6 +51,7 @@ class OspreyConfig:
     depth: int
     heads: int
     mlp_width: int
+    tower: str = "convnext"
     stem: int = 4
     layer_scale: float = 1e-6
     vocab_size: int | None = None
@@ -60,6 +65,8 @@ class OspreyConfig:
     template: str = OSPREY_TEMPLATE
 
     def __post_init__(self) -> None:
+        if self.tower not in TOWERS:
+            raise ValueError(f"tower={self.tower!r}: choose {', '.join(TOWERS)}")
         if self.image_size % self.stride:
             raise ValueError(f"image_size={self.image_size}: a multiple of the tower's stride {self.stride}")
         if self.width % self.heads or self.width % 4:
@@ -71,7 +78,8 @@ class OspreyConfig:
 
     @property
     def stride(self) -> int:
-        return self.stem * 2 ** (len(self.tower_dims) - 1)
+        first = self.stem if self.tower == "convnext" else 2
+        return first * 2 ** (len(self.tower_dims) - 1)
 
     @property
     def grid(self) -> int:
@@ -125,9 +133,11 @@ class OspreyNetwork(VisionLanguageNetwork):
             raise ValueError("vocab_size=None: fill in the size of the tokenizer")
         super().__init__(LlamaForCausalLM(config.llama()))
         self.config = config
-        self.tower = ConvNeXt(
-            dims=config.tower_dims, depths=config.tower_depths, stem=config.stem, layer_scale=config.layer_scale
-        )
+        stages = {"dims": config.tower_dims, "depths": config.tower_depths}
+        if config.tower == "convnext":
+            self.tower = ConvNeXt(**stages, stem=config.stem, layer_scale=config.layer_scale)
+        else:
+            self.tower = ConvTower(**stages)
         self.projector = nn.Sequential(
             nn.Linear(config.tower_dims[-1], config.width), nn.GELU(), nn.Linear(config.width, config.width)
         )
@@ -142,6 +152,13 @@ class OspreyNetwork(VisionLanguageNetwork):
         if config.positions != "none":
             table = position_table(config.image_size // config.stride, config.width, config.scale)
             self.positions = nn.Parameter(table, requires_grad=config.positions == "learnt")
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen tower stays as it is used: its batch norm must not go on counting."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.tower.parameters()):
+            self.tower.eval()
+        return self
 
     def project(self, features: Tensor) -> Tensor:
         """Tokens of the tower `[N, T, C]` -> `[N, T, D]`, without positions."""

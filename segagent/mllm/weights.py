@@ -85,13 +85,16 @@ def fill(
     device: torch.device,
     dtype: torch.dtype | None = None,
 ) -> list[str]:
-    """Gives a network that was made on `meta` its parameters, on `device` in `dtype` (None: as stored).
+    """Gives a network that was made on `meta` its parameters and what it counts (batch norm), on `device` in `dtype`
+    (None: as stored).
 
     Returns the keys it has no use for, and reports them. Raises `ValueError` naming the first tensor that is missing or
     has another shape.
     """
     expected = {name: parameter.shape for name, parameter in network.named_parameters(remove_duplicate=False)}
     trained = {name: parameter.requires_grad for name, parameter in network.named_parameters(remove_duplicate=False)}
+    counted = {name: value.shape for name, value in network.state_dict().items() if name not in expected}
+    expected |= counted
     tied = _tied(network)
     unused, left = [], set(expected)
     for name, tensor in tensors:
@@ -102,7 +105,9 @@ def fill(
             raise ValueError(
                 f"{where}: {name} is {list(tensor.shape)}, the architecture in config.json needs {list(expected[name])}"
             )
-        value = nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=trained[name])
+        value = tensor.to(device, dtype if tensor.is_floating_point() else None, copy=True)
+        if name not in counted:
+            value = nn.Parameter(value, requires_grad=trained[name])
         for alias in tied.get(name, (name,)):
             module, _, leaf = alias.rpartition(".")
             setattr(network.get_submodule(module), leaf, value)

@@ -35,6 +35,7 @@ _MEANINGS = {
     "noc90": "clicks to reach IoU 0.90",
     "click_limit": "actions that a sample may take; what is never reached counts as this many",
     "n": "samples scored",
+    "first_click": "first clicks in the region that their sign is right for",
     "n_unparsable": "samples with a reply that could not be read",
     "n_empty_target": "samples without a target",
     "n_null_target": "of them with none in the file",

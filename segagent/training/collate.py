@@ -29,7 +29,7 @@ class SftBatch:
     """numbers: `[B]` which examples of the run. tensors: what the network takes, labels left out.
 
     labels: `[B, L]` int64, -100 everywhere but on what is learnt. weights: `[B]` float32. cells: `[B, 2, T]` int64, see
-    `visual_words.CellWords`, None where the examples have none.
+    `visual_words.CellWords`; needs: `[B, 4, T]` float32, see `cell_shares`; None where the examples have none.
     """
 
     numbers: tuple[int, ...]
@@ -37,6 +37,7 @@ class SftBatch:
     labels: Tensor
     weights: Tensor
     cells: Tensor | None = None
+    needs: Tensor | None = None
 
     def token_weights(self) -> Tensor:
         """`[B, L]` float32: weight of each token of `labels`, 0 where nothing is learnt."""
@@ -69,14 +70,18 @@ class Collator:
             learnt = torch.nonzero(labels[row] != IGNORED)[:, 0]
             if example.open:
                 labels[row, learnt[-1]] = IGNORED  # the end token: the reply may go on
-        cells = [example.cells for example in examples]
         return SftBatch(
             numbers=tuple(example.number for example in examples),
             tensors=tensors,
             labels=labels,
             weights=torch.tensor([example.weight for example in examples], dtype=torch.float32),
-            cells=torch.from_numpy(np.stack(cells)) if all(cell is not None for cell in cells) else None,
+            cells=_stacked([example.cells for example in examples]),
+            needs=_stacked([example.needs for example in examples]),
         )
+
+
+def _stacked(arrays: Sequence[np.ndarray | None]) -> Tensor | None:
+    return torch.from_numpy(np.stack(arrays)) if all(array is not None for array in arrays) else None
 
 
 class BatchPlan:

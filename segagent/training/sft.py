@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -59,8 +59,8 @@ def answer_losses(network: nn.Module, batch: SftBatch) -> tuple[Tensor, Tensor, 
 def placed(batch: SftBatch, device: torch.device) -> SftBatch:
     """The batch with its tensors on a device."""
     tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}
-    cells = None if batch.cells is None else batch.cells.to(device)
-    return SftBatch(batch.numbers, tensors, batch.labels.to(device), batch.weights.to(device), cells)
+    cells, needs = (None if part is None else part.to(device) for part in (batch.cells, batch.needs))
+    return SftBatch(batch.numbers, tensors, batch.labels.to(device), batch.weights.to(device), cells, needs)
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def _number(norm: Tensor | float | None) -> float:
 class SftTrainer:
     """mllm: is trained in place. examples: what it is trained on. folder: where the run is kept. validation: None for
     none; without it there is no `best`. accelerator: see `sft_processes`. tracker: told every figure. seed: of
-    everything drawn. auxiliary: a further loss, None for none; `ValueError` with sharded weights."""
+    everything drawn. auxiliary: further losses, each with its weight; `ValueError` with sharded weights."""
 
     def __init__(
         self,
@@ -101,15 +101,15 @@ class SftTrainer:
         accelerator: Accelerator,
         tracker: Tracker,
         seed: int = 0,
-        auxiliary: Auxiliary | None = None,
+        auxiliary: Sequence[tuple[float, Auxiliary]] = (),
     ) -> None:
         self.mllm, self.examples, self.folder, self.settings = mllm, examples, folder, settings
         self.validation, self.accelerator, self.tracker, self.seed = validation, accelerator, tracker, seed
-        self.auxiliary = auxiliary
-        if auxiliary is not None and is_sharded(accelerator):
+        self.auxiliary = list(auxiliary)
+        if self.auxiliary and is_sharded(accelerator):
             raise ValueError(
-                "train.auxiliary: asks for weights that no process has whole under FSDP or DeepSpeed; share out the "
-                "batches only (configs/accelerate/ddp.yaml), or set it to 0"
+                "train.auxiliary, train.needs: ask for weights that no process has whole under FSDP or DeepSpeed; "
+                "share out the batches only (configs/accelerate/ddp.yaml), or set them to 0"
             )
         with torch.random.fork_rng(devices=[]):  # LoRA layers begin at random
             torch.manual_seed(seed)
@@ -195,8 +195,8 @@ class SftTrainer:
         losses, weights, right = answer_losses(self.prepared, batch)
         share = (losses * weights).sum() / counted
         total = share
-        if self.auxiliary is not None:
-            added = self.auxiliary(self.mllm.network, batch) * self.settings.auxiliary
+        for weight, loss in self.auxiliary:
+            added = loss(self.mllm.network, batch) * weight
             total = total + added * len(batch.numbers) / self.settings.global_batch
         # The engines take means over processes and passes, where the sum is meant.
         scale = accelerator.num_processes * accelerator.gradient_accumulation_steps

@@ -10,6 +10,7 @@ from segagent.configuration import build
 from segagent.data.base import Dataset
 from segagent.dialogue import Dialogue
 from segagent.training.examples import Examples, TaskMix
+from segagent.training.generated_states import Alternating, GeneratedStates
 from segagent.training.trajectory_index import StateTable, read_states
 from segagent.training.visual_words import CellWords
 
@@ -31,12 +32,14 @@ def make_examples(
     *,
     held_out: int = 0,
     seen: Callable[..., tuple[int, int]] | None = None,
-    grid: int | None = None,
+    words: int | None = None,
+    needs: int | None = None,
 ) -> tuple[Examples, Examples | None]:
     """(examples to learn, those held out or None).
 
     config: has data, min_final_iou, tasks, loss_weights, seed. held_out: trajectories; the last ones. seen: see
-    `Examples`. grid: cells a side whose words are to be told, None for none. Raises `ValueError` as `read_states` does.
+    `Examples`. words, needs: cells a side of which it is to be told what they show, what they need; None for none.
+    Raises `ValueError` as `read_states` does.
     """
     tasks, files, dataset = TaskMix(**config.tasks), trajectory_files(config), build_pictures(config)
     tasks.check(dialogue)
@@ -52,8 +55,38 @@ def make_examples(
             tasks=tasks,
             seen=seen,
             weights=dict(config.loss_weights),
-            cells=None if grid is None else CellWords(dataset, grid),
+            cells=None if words is None else CellWords(dataset, words),
+            grid=needs,
             seed=config.seed,
         )
 
     return of(learnt), of(kept) if len(kept) else None
+
+
+def with_generated(
+    config: DictConfig,
+    dialogue: Dialogue,
+    examples: Examples | None,
+    *,
+    words: int | None = None,
+    needs: int | None = None,
+) -> Examples | Alternating | GeneratedStates:
+    """`generated.share` of the examples are fresh states of generated pictures. examples: None with a share of 1.
+
+    words, needs: see `make_examples`. Raises `ValueError` for a share outside [0, 1], and for lengths to group by.
+    """
+    settings = dict(config.generated)
+    share = settings.pop("share")
+    if not 0 <= share <= 1:
+        raise ValueError(f"generated.share={share}: a share in [0, 1]")
+    if share == 0:
+        return examples
+    if config.train.length_group != 1:
+        raise ValueError(
+            f"generated.share={share}: states that are made on the way have no length to be sorted by; set "
+            f"train.length_group=1 (is {config.train.length_group})"
+        )
+    dataset = build_pictures(config)
+    cells = None if words is None else CellWords(dataset, words)
+    made = GeneratedStates(dataset=dataset, dialogue=dialogue, cells=cells, grid=needs, seed=config.seed, **settings)
+    return made if share == 1 else Alternating(examples, made, share)

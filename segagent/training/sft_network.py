@@ -65,6 +65,9 @@ def prepare_network(mllm: MLLM, settings: SftSettings) -> None:
             parameter.data = parameter.data.float()
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"train.frozen={list(settings.frozen)}: nothing is left to train in {type(network).__name__}")
+    if isinstance(mllm, LocalMLLM) and mllm.network.device.type == "cpu":
+        # The fused attention of torch takes its time going backwards on a CPU: at nano's size half of a step.
+        mllm.network.language.set_attn_implementation("eager")
     if settings.gradient_checkpointing:
         inner = network.language if isinstance(mllm, LocalMLLM) else network
         inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -126,13 +129,19 @@ def schedule(settings: SftSettings, steps: int) -> OptimizerSettings:
 
 
 def trained_state(network: nn.Module) -> dict[str, Tensor]:
-    """The weights that are trained, by name, on the CPU."""
-    return {name: value.detach().cpu() for name, value in network.named_parameters() if value.requires_grad}
+    """The weights that are trained, by name, and what the network counts while it is (batch norm), on the CPU."""
+    return {name: value.detach().cpu() for name, value in _trained(network).items()}
+
+
+def _trained(network: nn.Module) -> dict[str, Tensor]:
+    weights = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    norms = [name for name, module in network.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return weights | {name: value for name, value in network.named_buffers() if name.rpartition(".")[0] in norms}
 
 
 def load_trained_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Raises `ValueError` when names or shapes are not those of this network."""
-    own = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    own = _trained(network)
     if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
         odd = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
         raise ValueError(

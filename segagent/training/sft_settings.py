@@ -36,7 +36,8 @@ class SftSettings:
     lr: peak rate, reached after `warmup` (a share of the steps), then half a cosine down to min_lr * lr. weight_decay,
     beta1, beta2: of AdamW; vectors do not decay. clip_norm: largest gradient norm. validate_every, checkpoint_every: in
     steps. keep: newest checkpoints that stay. auxiliary: weight of the loss that pulls visual tokens towards the words
-    of what they show (`visual_words.py`); 0 for none.
+    of what they show (`visual_words.py`); needs: of the loss that asks them what their cell needs (`cell_needs.py`); 0
+    for none.
     """
 
     epochs: float | None = None
@@ -62,6 +63,7 @@ class SftSettings:
     checkpoint_every: int = 500
     keep: int = 2
     auxiliary: float = 0.0
+    needs: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):

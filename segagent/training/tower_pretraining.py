@@ -1,4 +1,6 @@
-"""Dense pre-training of nano's tower: every cell of a generated picture is asked for its color, its thing and its mask.
+"""Dense pre-training of nano's tower: each cell of a generated picture is asked what it shows, where it is painted.
+
+Where in the cell thing and mask lie is asked on a finer grid: clicks are put more exactly than a cell is wide.
 
 The stand-in for a tower that saw captions of the web. What it is shown are pictures as the policy will see them, with a
 mask painted over half of them, so that the paint and what lies under it are told apart. Picture k of a run depends on
@@ -25,14 +27,16 @@ from segagent.devices import autocast
 from segagent.dialogue import Dialogue
 from segagent.environment import stable_generator
 from segagent.mllm.osprey import Osprey
+from segagent.training.cell_shares import cell_shares
 from segagent.training.collate import single_thread, without_weights
 from segagent.training.mask_noise import perturbed
 from segagent.training.optimization import OptimizerSettings, learning_rate, set_learning_rate
 from segagent.training.run_folder import Progress, TrainingFolder
 from segagent.training.training_log import CsvTable
-from segagent.training.visual_words import COLOR_NAMES, NOTHING, NOUNS, CellWords, cell_shares
+from segagent.training.visual_words import ATTRIBUTES, NOTHING, CellWords
 
-COLUMNS = ("step", "loss", "color_accuracy", "noun_accuracy", "mask_error", "lr", "samples_per_second")
+COLUMNS = ("step", "loss", *(f"{name}_accuracy" for name in ATTRIBUTES), "mask_error", "lr", "samples_per_second")
+_FINE = 4  # parts of a cell along a side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +45,16 @@ class PretrainSettings:
     precision: see `devices.autocast`. checkpoint_every: steps. keep: newest checkpoints. masked: share of pictures that
     have a mask painted on. lr, warmup (steps), min_lr (share of lr), weight_decay: AdamW. clip_norm: of gradients."""
 
-    steps: int = 3000
-    batch_size: int = 32
+    steps: int = 2700
+    batch_size: int = 16
     workers: int = 1
-    precision: str = "float32"
-    checkpoint_every: int = 500
+    precision: str = "bfloat16"
+    checkpoint_every: int = 300
     keep: int = 1
     masked: float = 0.5
-    lr: float = 2e-3
+    lr: float = 7e-4
     warmup: int = 100
-    min_lr: float = 0.01
+    min_lr: float = 0.3
     weight_decay: float = 0.02
     clip_norm: float = 1.0
 
@@ -63,7 +67,10 @@ class PretrainSettings:
 
 
 class TowerPictures:
-    """Map from number to (pixels `[3, S, S]` float32, words `[2, T]` int64, share that is painted `[T]` float32)."""
+    """Map from number to (pixels `[3, S, S]` float32, words `[3, T]` int64, shares `[2, T, F]` float32).
+
+    shares: of the F parts of each cell, how much is painted, how much shows a thing.
+    """
 
     def __init__(self, *, dataset: Dataset, mllm: Osprey, dialogue: Dialogue, masked: float, seed: int) -> None:
         self.dataset, self.encoder, self.dialogue = dataset, without_weights(mllm), dialogue
@@ -79,20 +86,27 @@ class TowerPictures:
         if random.random() < self.masked:
             mask = perturbed(sample.target, None, random)
         image = self.dialogue.observe(sample.image, mask, sample.text).image
-        painted = cell_shares(mask[None], self.grid).reshape(-1)
-        return self.encoder.pixels(image), torch.from_numpy(self.words(index)), torch.from_numpy(painted)
+        fine = cell_shares(np.stack([mask, self.dataset.scene(index).labels >= 0]), self.grid * _FINE)
+        parts = fine.reshape(2, self.grid, _FINE, self.grid, _FINE).swapaxes(2, 3)
+        return (
+            self.encoder.pixels(image),
+            torch.from_numpy(self.words(index)),
+            torch.from_numpy(parts.reshape(2, self.grid**2, _FINE**2)),
+        )
 
 
 class _Heads(nn.Module):
-    """One linear layer for all questions: `[B, T, C]` -> colors, nouns (each with one more for nothing), and paint."""
+    """One linear layer for all questions: `[B, T, C]` -> logits of each attribute's words, and of what each part of
+    a cell shows, `[B, 2, T, F]`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.sizes = (len(COLOR_NAMES) + 1, len(NOUNS) + 1, 1)
+        self.sizes = [len(words) for words in ATTRIBUTES.values()] + [2 * _FINE**2]
         self.norm, self.layer = nn.LayerNorm(channels), nn.Linear(channels, sum(self.sizes))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        return self.layer(self.norm(features)).split(self.sizes, -1)
+    def forward(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
+        *words, parts = self.layer(self.norm(features)).split(self.sizes, -1)
+        return words, parts.unflatten(-1, (2, -1)).transpose(1, 2)
 
 
 class TowerTrainer:
@@ -142,7 +156,7 @@ class TowerTrainer:
             while progress.step < end:
                 figures = self._step(progress, next(stream))
                 bar.update()
-                bar.set_postfix({name: f"{figures[name]:.3f}" for name in COLUMNS[1:4]}, refresh=False)
+                bar.set_postfix({name: f"{figures[name]:.3f}" for name in COLUMNS[1:5]}, refresh=False)
                 if progress.step == end or progress.step % self.settings.checkpoint_every == 0:
                     self._save(progress)
         if progress.step == steps:
@@ -163,18 +177,17 @@ class TowerTrainer:
 
     def _step(self, progress: Progress, batch: list[Tensor]) -> dict[str, float]:
         began = time.perf_counter()
-        pixels, words, painted = (tensor.to(self.device) for tensor in batch)
+        pixels, words, shares = (tensor.to(self.device) for tensor in batch)
         rate = learning_rate(progress.step, self.settings.steps, self.rates)
         set_learning_rate(self.optimizer, rate)
         self.trained.train()
         with autocast(self.device, self.settings.precision):
-            colors, nouns, paint = self.trained["heads"](self.trained["tower"](pixels))
-        wanted = words + 1  # 0 is nothing
-        losses = [
-            F.cross_entropy(made.float().flatten(0, 1), wanted[:, which].flatten())
-            for which, made in enumerate((colors, nouns))
-        ]
-        loss = sum(losses) + F.binary_cross_entropy_with_logits(paint[..., 0].float(), painted)
+            said, parts = self.trained["heads"](self.trained["tower"](pixels))
+        # Most cells show nothing: that is told by the shares, and would drown what the others have to say.
+        shown = words[:, 0] != NOTHING
+        named = [made.float()[shown] for made in said] if shown.any() else []
+        losses = [F.cross_entropy(made, words[:, which][shown]) for which, made in enumerate(named)]
+        loss = sum(losses) + F.binary_cross_entropy_with_logits(parts.float(), shares) * 2  # one for each map
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.settings.clip_norm)
@@ -182,13 +195,10 @@ class TowerTrainer:
             raise ValueError(f"step {progress.step + 1}: the loss is {float(loss)}; lower train.lr")
         self.optimizer.step()
         progress.step += 1
-        shown = words[:, 0] != NOTHING
-        right = [
-            float((made.argmax(-1) == wanted[:, which])[shown].float().mean()) if shown.any() else 0.0
-            for which, made in enumerate((colors, nouns))
-        ]
-        figures = {"loss": float(loss.detach()), "color_accuracy": right[0], "noun_accuracy": right[1]}
-        figures["mask_error"] = float((paint[..., 0].float().sigmoid() - painted).abs().mean().detach())
+        figures = {"loss": float(loss.detach()), **{f"{name}_accuracy": 0.0 for name in ATTRIBUTES}}
+        for which, (name, made) in enumerate(zip(ATTRIBUTES, named, strict=False)):
+            figures[f"{name}_accuracy"] = float((made.argmax(-1) == words[:, which][shown]).float().mean())
+        figures["mask_error"] = float((parts[:, 0].float().sigmoid() - shares[:, 0]).abs().mean().detach())
         seconds = time.perf_counter() - began
         self.log.add(step=progress.step, **figures, lr=rate, samples_per_second=len(pixels) / seconds)
         return figures

@@ -1,4 +1,4 @@
-"""What each cell of a generated picture shows: its color and its thing, as words; and the losses that teach them.
+"""What each cell of a generated picture shows: its color, its thing, its pattern, as words; and the loss for them.
 
 A model that is trained from nothing has no word for what it sees. `CellWords` reads the scene graph of refshapes (the
 stand-in for captions of the web); `VisualWords` pulls the visual tokens towards the embeddings of these words.
@@ -12,19 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segagent.data.base import Dataset
-from segagent.data.refshapes.vocabulary import BUILDERS, COLORS
+from segagent.data.refshapes.vocabulary import BUILDERS, COLORS, PATTERNS
 from segagent.mllm.osprey import Osprey
+from segagent.training.cell_shares import cell_shares
 from segagent.training.collate import SftBatch
 
-COLOR_NAMES, NOUNS = tuple(COLORS), tuple(BUILDERS)
+# What is asked of a cell, as attributes of a thing, each with all the words there are for it.
+ATTRIBUTES = {"color": tuple(COLORS), "noun": tuple(BUILDERS), "pattern": PATTERNS}
 NOTHING = -1  # a cell of background
 _LEAST = 0.2  # a thing that covers less of a cell does not name it
-
-
-def cell_shares(maps: np.ndarray, grid: int) -> np.ndarray:
-    """Share of each cell that is True: `[N, H, W]` bool -> `[N, grid, grid]` float32."""
-    planes = torch.from_numpy(np.ascontiguousarray(maps)).float()[None]
-    return F.adaptive_avg_pool2d(planes, grid)[0].numpy()
 
 
 class CellWords:
@@ -42,31 +38,30 @@ class CellWords:
         self.dataset, self.grid = dataset, grid
 
     def __call__(self, index: int) -> np.ndarray:
-        """`[2, grid * grid]` int64 in reading order: index into `COLOR_NAMES`, into `NOUNS`; `NOTHING` for neither."""
+        """`[3, grid * grid]` int64 in reading order: indices into the words of `ATTRIBUTES`, or `NOTHING`."""
         scene = self.dataset.scene(index)
-        words = np.full((2, self.grid, self.grid), NOTHING, np.int64)
+        words = np.full((len(ATTRIBUTES), self.grid, self.grid), NOTHING, np.int64)
         if scene.things:
             shares = cell_shares(scene.labels == np.arange(len(scene.things))[:, None, None], self.grid)
             most, named = shares.argmax(0), shares.max(0) >= _LEAST
-            colors = np.array([COLOR_NAMES.index(thing.color) for thing in scene.things])
-            nouns = np.array([NOUNS.index(thing.noun) for thing in scene.things])
-            words[:, named] = np.stack([colors[most], nouns[most]])[:, named]
-        return words.reshape(2, -1)
+            known = [[names.index(getattr(thing, of)) for thing in scene.things] for of, names in ATTRIBUTES.items()]
+            words[:, named] = np.array(known)[:, most[named]]
+        return words.reshape(len(ATTRIBUTES), -1)
 
 
 class VisualWords:
     """Loss that pulls what the projector makes of a cell towards the words of what the cell shows.
 
-    Cross-entropy over the cosines with the embeddings of all color words, and of all nouns. mllm: an Osprey whose
-    tokenizer knows them. temperature: of the cosines. Listens to the network, so that nothing is computed twice. Raises
-    `ValueError` for another family.
+    Cross-entropy over the cosines with the embeddings of all words of an attribute, summed over attributes. mllm: an
+    Osprey whose tokenizer knows them. temperature: of the cosines. Listens to the network, so that nothing is computed
+    twice. Raises `ValueError` for another family.
     """
 
     def __init__(self, mllm: Osprey, temperature: float = 0.1) -> None:
         if not isinstance(mllm, Osprey):
             raise ValueError(f"train.auxiliary: is for nano and its like, not for {type(mllm).__name__}; set it to 0")
         self.temperature = temperature
-        self.tokens = [[mllm.tokenizer.encode(f" {word}") for word in words] for words in (COLOR_NAMES, NOUNS)]
+        self.tokens = [[mllm.tokenizer.encode(f" {word}") for word in words] for words in ATTRIBUTES.values()]
         self._seen: Tensor | None = None
         mllm.network.visual_norm.register_forward_hook(self._listen)
 

@@ -61,10 +61,11 @@ def composed(call):
 
 def test_without_arguments_it_runs_the_embedded_benchmark(run_eval):
     code, calls, out = run_eval()
-    assert code == 0 and len(calls) == 1 and "no learnt policy ships" in out
+    assert code == 0 and len(calls) == 1 and not out
     config = composed(calls[0])
     assert (config.data.split, config.data.limit, config.rollout.max_clicks) == ("val", 200, 7)
-    assert "Oracle" in config.policy._target_ and config.out == f"{run_eval.root}/results/run_eval.json"
+    assert "Agent" in config.policy._target_ and config.mllm.path == "segagent_nano"
+    assert config.out == f"{run_eval.root}/results/run_eval.json"
 
 
 def test_overrides_win_over_the_defaults(run_eval):

@@ -211,7 +211,7 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="shapes"), other:
         raise RuntimeError("shapes")
     monkeypatch.setattr("segagent.training.sft.is_sharded", lambda accelerator: True)
-    with pytest.raises(ValueError, match=r"train.auxiliary: asks for weights that no process has whole"):
+    with pytest.raises(ValueError, match=r"train.auxiliary, train.needs: ask for weights that no process has whole"):
         SftTrainer(
             mllm=trainer.mllm,
             examples=trainer.examples,
@@ -219,7 +219,7 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
             settings=trainer.settings,
             accelerator=trainer.accelerator,
             tracker=trainer.tracker,
-            auxiliary=lambda network, batch: 0.0,
+            auxiliary=[(1.0, lambda network, batch: 0.0)],
         )
     monkeypatch.undo()
     wild = sft.trainer(tmp_path / "w", validation=False)

@@ -16,7 +16,7 @@ from segagent.mllm.osprey import Osprey
 from segagent.mllm.testing import TINY_NANO
 from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.training.collate import SftBatch
-from segagent.training.visual_words import COLOR_NAMES, NOTHING, NOUNS, CellWords, VisualWords
+from segagent.training.visual_words import ATTRIBUTES, NOTHING, CellWords, VisualWords
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
@@ -47,21 +47,22 @@ def nano():
 
 
 def table(folder):
-    return [row.split(",")[:6] for row in (folder / "train.csv").read_text().splitlines()]
+    return [row.split(",")[:7] for row in (folder / "train.csv").read_text().splitlines()]
 
 
 def test_cells_are_named_after_what_covers_them():
     dataset = RefShapes(subset="refshapes", split="train", limit=6, size=128)
     words = CellWords(dataset, 16)
     for index in range(0, 6, 2):
-        scene, (colors, nouns) = dataset.scene(index), words(index).reshape(2, 16, 16)
-        assert ((colors == NOTHING) == (nouns == NOTHING)).all() and (colors != NOTHING).any()
+        scene, (colors, nouns, patterns) = dataset.scene(index), words(index).reshape(3, 16, 16)
+        assert ((colors == NOTHING) == (patterns == NOTHING)).all() and (colors != NOTHING).any()
         for y, x in np.argwhere(colors != NOTHING):
             cell = scene.labels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
             most = max(range(len(scene.things)), key=lambda thing: (cell == thing).sum())
             thing = scene.things[most]
             assert (cell == most).mean() >= 0.2
-            assert (COLOR_NAMES[colors[y, x]], NOUNS[nouns[y, x]]) == (thing.color, thing.noun)
+            said = [names[of[y, x]] for names, of in zip(ATTRIBUTES.values(), (colors, nouns, patterns), strict=True)]
+            assert said == [thing.color, thing.noun, thing.pattern]
     mixed = Mixture(datasets={"a": dataset, "b": RefShapes(subset="refshapes-thin", split="train", limit=6, size=128)})
     assert np.array_equal(CellWords(mixed, 16)(0), words(0))
     with pytest.raises(ValueError, match=r"list does not know what its pictures show: set train.auxiliary=0"):
@@ -83,7 +84,7 @@ def test_visual_tokens_are_pulled_towards_their_words():
     observation = load_dialogue("nano").observe(image, np.zeros((32, 32), bool), "red star")
     tensors = mllm.encode([observation], ["Finish"])
     labels = tensors.pop("labels")
-    cells = torch.full((1, 2, 16), NOTHING)
+    cells = torch.full((1, 3, 16), NOTHING)
     cells[0, 0, :8], cells[0, 1, :8] = 3, 5
     batch = SftBatch((0,), tensors, labels, torch.ones(1), cells)
     optimizer = torch.optim.Adam(mllm.network.projector.parameters(), lr=1e-2)
@@ -104,7 +105,7 @@ def test_visual_tokens_are_pulled_towards_their_words():
         )
     assert (nearest[:8] == 3).all()
     mllm.network(**tensors)
-    nothing = loss(mllm.network, SftBatch((0,), tensors, labels, torch.ones(1), torch.full((1, 2, 16), NOTHING)))
+    nothing = loss(mllm.network, SftBatch((0,), tensors, labels, torch.ones(1), torch.full((1, 3, 16), NOTHING)))
     assert float(nothing) == 0
 
 

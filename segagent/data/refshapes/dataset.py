@@ -7,6 +7,7 @@ picture's size; the splits' and seeds' streams are unrelated, so no two of them 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from segagent.data.refshapes.compose import compose
@@ -79,6 +80,27 @@ class RefShapes:
             image_name=f"{name}.png",
             image_key=f"{name}@{self._size}",
             object_id=f"{name}/{target}",
+            category=scene.things[target].noun,
+        )
+
+    def ask(self, index: int, turn: int) -> Sample:
+        """The picture of sample `index` with another thing of it asked for, or in other words: question `turn` of it.
+
+        For training. Questions depend on sample and turn alone; one may be the sample's own.
+        """
+        sample, number = self[index], self._checked(index) // EXPRESSIONS_PER_SCENE
+        key = ("refshapes", _VERSION, self._subset, self._split, self._seed, number, "ask", index, turn)
+        scene = self._described(number).scene
+        found = self._targets(Stream(*key), scene)
+        if not found:
+            return sample
+        target, text = found[0]
+        return replace(
+            sample,
+            sample_id=f"{sample.sample_id}/{turn}",
+            text=text,
+            target=scene.mask(target),
+            object_id=f"{sample.image_name.removesuffix('.png')}/{target}",
             category=scene.things[target].noun,
         )
 

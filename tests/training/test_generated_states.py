@@ -1,0 +1,141 @@
+"""Fresh states of generated pictures, and the loss that asks every visual token what its cell needs."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from segagent.data.mixture import Mixture
+from segagent.data.refshapes import RefShapes, description_words, grammar, meaning
+from segagent.dialogue import load_dialogue
+from segagent.masks import error_regions, iou
+from segagent.mllm.network import IMAGE_TOKEN
+from segagent.mllm.osprey import Osprey
+from segagent.mllm.testing import TINY_NANO
+from segagent.mllm.word_tokenizer import WordTokenizer
+from segagent.training.cell_needs import CellNeeds
+from segagent.training.cell_shares import cell_needs
+from segagent.training.collate import Collator
+from segagent.training.generated_states import Alternating, GeneratedStates
+
+NANO = load_dialogue("nano")
+
+
+def pictures(**changes):
+    return RefShapes(**{"subset": "refshapes", "split": "train", "size": 128} | changes)
+
+
+def mixture():
+    return Mixture(datasets={"a": pictures(), "b": pictures(subset="refshapes-thin")})
+
+
+def nano():
+    return Osprey.new(TINY_NANO, WordTokenizer.of(NANO, description_words()), dialogue="nano", device="cpu")
+
+
+def test_a_further_question_is_about_the_same_picture_and_true():
+    dataset = pictures()
+    asked = [dataset.ask(index, turn) for index in range(4) for turn in range(4)]
+    again = [pictures().ask(index, turn) for index in range(4) for turn in range(4)]
+    assert [one.text for one in asked] == [one.text for one in again]
+    assert len({(one.image_key, one.text) for one in asked}) > 10
+    assert len({one.sample_id for one in asked}) == len(asked)
+    for place, one in enumerate(asked):
+        scene = dataset.scene(place // 4)
+        meant = meaning.denotes(grammar.parse(one.text), scene)
+        assert np.array_equal(one.image, scene.image) and np.array_equal(one.target, scene.mask(meant))
+        assert one.category == scene.things[meant].noun and one.object_id.endswith(f"/{meant}")
+    mixed = mixture().ask(3, 2)
+    assert mixed.sample_id == "b/refshapes-thin/train/0/000001/2"
+    assert mixed.text == pictures(subset="refshapes-thin").ask(1, 2).text
+    with pytest.raises(ValueError, match=r"data 'a': its pictures are not generated"):
+        Mixture(datasets={"a": [1, 2]}).ask(0, 0)
+
+
+def test_states_are_of_all_kinds_and_answers_are_the_annotators():
+    states = GeneratedStates(dataset=pictures(), dialogue=NANO, grid=8, seed=3)
+    empty = elsewhere = ends = 0
+    for number in range(120):
+        made = states[number]
+        sample, reply = made.sample, NANO.parse(made.answer, width=128, height=128)
+        true = iou(made.mask, sample.target, None)
+        assert reply.predicted_iou == pytest.approx(true, abs=0.006)
+        missing, surplus = error_regions(sample.target, made.mask, None)
+        if reply.finished:
+            ends += 1
+            assert not (missing | surplus).any()
+        else:
+            assert (missing if reply.click.is_positive else surplus)[reply.click.y, reply.click.x]
+        empty += not made.mask.any()
+        elsewhere += bool(made.mask.any() and true < 0.01)
+    assert 30 <= empty <= 66 and elsewhere >= 5
+    assert states[7].answer == GeneratedStates(dataset=pictures(), dialogue=NANO, seed=3)[7].answer
+    assert [states[k].answer for k in range(9)] != [
+        GeneratedStates(dataset=pictures(), dialogue=NANO, seed=4)[k].answer for k in range(9)
+    ]
+    assert pickle.loads(pickle.dumps(states))[5].answer == states[5].answer, "workers get it"
+
+
+def test_unsound_settings_are_refused():
+    with pytest.raises(ValueError, match=r"list has no generated pictures"):
+        GeneratedStates(dataset=[], dialogue=NANO)
+    for wrong, said in (({"empty": 1.5}, "generated.empty=1.5"), ({"questions": 0}, "generated.questions=0")):
+        with pytest.raises(ValueError, match=said):
+            GeneratedStates(dataset=pictures(), dialogue=NANO, **wrong)
+    with pytest.raises(ValueError, match=r"generated.share=1.0: above 0 and below 1"):
+        Alternating([], GeneratedStates(dataset=pictures(), dialogue=NANO), 1.0)
+
+
+def test_two_sources_take_turns_and_nothing_of_either_is_left_out():
+    generated = GeneratedStates(dataset=pictures(), dialogue=NANO, seed=3)
+    trajectories = [dataclasses.replace(generated[k], answer=f"t{k}") for k in range(6)]
+    both = Alternating(trajectories, generated, 0.4)
+    made = [both[k] for k in range(10)]
+    assert len(both) == 10 and [one.number for one in made] == list(range(10))
+    assert [one.answer for one in made if one.answer.startswith("t")] == [f"t{k}" for k in range(6)]
+    assert [one.answer for one in made if not one.answer.startswith("t")] == [generated[k].answer for k in range(4)]
+
+
+def test_needs_are_shares_of_the_cells():
+    target, mask = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
+    target[:4, :6] = True
+    mask[:4, 2:] = True
+    needs = cell_needs(target, mask, 2).reshape(4, 2, 2)
+    assert np.allclose(needs[:, 0, 0], [0.5, 0, 0.5, 0]) and np.allclose(needs[:, 0, 1], [0, 0.5, 0.5, 0])
+    assert np.allclose(needs[:, 1], [[0, 0], [0, 0], [0, 0], [1, 1]])
+
+
+def test_the_words_of_the_actions_are_four():
+    mllm = nano()
+    tokens = CellNeeds(mllm, NANO).tokens
+    assert len(set(tokens)) == 4 and mllm.tokenizer.unknown not in tokens
+    with pytest.raises(ValueError, match=r"train.needs: is for nano and its like, not for str"):
+        CellNeeds("another", NANO)
+
+
+def test_what_a_cell_needs_is_learnt_from_the_middle_of_the_decoder():
+    mllm = nano()
+    loss = CellNeeds(mllm, NANO)
+    grid = mllm.network.config.grid
+    states = GeneratedStates(dataset=pictures(), dialogue=NANO, grid=grid, seed=3)
+    batch = Collator(mllm)([states[k] for k in range(8)])
+    assert batch.needs.shape == (8, 4, grid**2) and torch.allclose(batch.needs.sum(1), torch.ones(8, grid**2))
+    optimizer = torch.optim.Adam(mllm.network.parameters(), lr=3e-3)
+    made = []
+    for _ in range(25):
+        mllm.network(**batch.tensors)
+        value = loss(mllm.network, batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        made.append(value.item())
+    floor = -(batch.needs * batch.needs.clamp(min=1e-9).log()).sum(1).mean().item()  # shares that are told exactly
+    assert made[-1] - floor < 0.6 * (made[0] - floor)
+    last = mllm.network.language.model.layers[-1]
+    mllm.network(**batch.tensors)
+    optimizer.zero_grad()
+    loss(mllm.network, batch).backward()
+    assert all(parameter.grad is None for parameter in last.parameters()), "the last layer is for the answer"
+    assert (batch.tensors["input_ids"] == IMAGE_TOKEN).sum() == 8 * grid**2
