@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
+from segagent.configuration import build
 from segagent.data.predictions import prediction_record
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import beside, claim_output, run_entry, write_text
@@ -75,6 +76,11 @@ def found(predicted: np.ndarray, true: np.ndarray, bad_iou: float) -> dict[str, 
     }
 
 
+def fitted_number(reward: DictConfig) -> str | None:
+    """Which predicted number a calibration is of: `PredictedIou.named` of these settings, None for another reward."""
+    return build(reward, judge=None, calibration=None).named if "number" in reward else None
+
+
 def draw(predicted: np.ndarray, true: np.ndarray, curve: dict[str, list], title: str, path: Path) -> None:
     """True over predicted IoU: every mask, and the means by bin, as a PNG of 620 x 560 pixels."""
     figure = Figure(figsize=(6.2, 5.6), layout="constrained")
@@ -107,6 +113,8 @@ def format_figures(figures: dict[str, Any]) -> str:
 def main(config: DictConfig) -> int:
     out = Path(config.out)
     lines, picture = beside(out, ".trajectories.jsonl"), beside(out, ".png")
+    if config.calibration_out is not None and config.reward.get("calibration") is not None:
+        raise ValueError("calibration_out: is fitted to numbers as they are announced; leave out reward.calibration")
     claim_output(out, config, lines)
     rules = {"max_clicks": 1, "min_points": config.min_points, "max_points": config.max_points}
     _, summary = run_config(config, rules, lines, "filtering")
@@ -126,7 +134,7 @@ def main(config: DictConfig) -> int:
     if config.calibration_out is not None:
         target = Path(config.calibration_out)
         target = target / FILE_NAME if target.is_dir() else target
-        Calibration.fit(predicted, true).save(target)
+        Calibration.fit(predicted, true, fitted_number(config.reward)).save(target)
         print(f"calibration {target}")
     return 1 if summary.skipped else 0
 

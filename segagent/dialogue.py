@@ -160,6 +160,12 @@ class Dialogue:
             raise ValueError("this dialogue announces no IoU: set its iou wording, or leave predicted_iou out")
         return self.iou.format(iou=f"{100 * predicted_iou:.{self.iou_decimals}f}")
 
+    def iou_choices(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """Every way to announce an IoU, and the IoU that each announces. Raises `ValueError` as `format_iou`."""
+        steps = 100 * 10**self.iou_decimals
+        values = tuple(step / steps for step in range(steps + 1))
+        return tuple(self.format_iou(value).strip() for value in values), values
+
     def format(
         self,
         *,

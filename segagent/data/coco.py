@@ -90,8 +90,9 @@ class Coco:
     `val2017/` in it). text: `category` uses the category's name; `caption` uses the annotation's own `caption` (a text
     or a list: one sample each). void_masks: folder of `STEM.png` label maps; pixels equal to `void_value` never count.
     crowd: `void` (crowd regions of a category do not count for its other objects there, and are no samples; COCO's own
-    rule) or `sample`. include: regular expression that the file name must match somewhere (None: all). allow_empty:
-    accept annotations without a pixel. Raises `ValueError` naming file and annotation id on anything that is not sound.
+    rule), `sample` or `leave_out`. include: regular expression that the file name must match somewhere (None: all).
+    allow_empty: accept annotations without a pixel. Raises `ValueError` naming file and annotation id on anything that
+    is not sound.
     """
 
     def __init__(
@@ -109,8 +110,8 @@ class Coco:
     ) -> None:
         if text not in ("category", "caption"):
             raise ValueError(f"data.text={text!r}: choose category or caption")
-        if crowd not in ("void", "sample"):
-            raise ValueError(f"data.crowd={crowd!r}: choose void or sample")
+        if crowd not in ("void", "sample", "leave_out"):
+            raise ValueError(f"data.crowd={crowd!r}: choose void, sample or leave_out")
         if not Path(images).is_dir():
             raise ValueError(f"{images}: no such folder (data.images)")
         if void_masks is not None and not Path(void_masks).is_dir():
@@ -120,16 +121,17 @@ class Coco:
         content = read_instances(self._path)
         self._image_entries = {entry["id"]: entry for entry in content["images"]}
         self._categories = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
-        crowds = [entry for entry in content["annotations"] if entry.get("iscrowd") and crowd == "void"]
+        crowds = [entry for entry in content["annotations"] if entry.get("iscrowd") and crowd != "sample"]
         self._crowds: dict[tuple, list[dict]] = {}
-        for entry in crowds:
+        for entry in crowds if crowd == "void" else ():
             self._crowds.setdefault((entry["image_id"], entry.get("category_id")), []).append(entry)
         if crowds:
-            log.warning("%s: %d crowd regions count as void and are no samples", self._path, len(crowds))
+            told = "count as void and are no samples" if crowd == "void" else "are left out"
+            log.warning("%s: %d crowd regions %s", self._path, len(crowds), told)
         self._samples = [
             (entry, number, description)
             for entry in content["annotations"]
-            if not (entry.get("iscrowd") and crowd == "void") and self._included(entry, include)
+            if not (entry.get("iscrowd") and crowd != "sample") and self._included(entry, include)
             for number, description in enumerate(self._describe(entry))
         ]
         self._check_ids()

@@ -22,12 +22,14 @@ class Completion:
 
     text: without the prefix it was forced to begin with and without the end token. log_prob: natural logarithm of the
     probability of its tokens, the end token included, at temperature 1; None where the model does not tell. finished:
-    False when it was cut off at the token limit.
+    False when it was cut off at the token limit. weights: probabilities of the `choices` that were asked about, alike
+    in all completions of an observation; None where none were, or a served model did not come to speak of them.
     """
 
     text: str
     log_prob: float | None = None
     finished: bool = True
+    weights: tuple[float, ...] | None = None
 
 
 def check_request(
@@ -83,12 +85,15 @@ class MLLM(Protocol):
         seeds: Sequence[int] | None = None,
         max_new_tokens: int = 64,
         greedy_first: bool = False,
+        choices: Sequence[str] | None = None,
     ) -> list[list[Completion]]:
         """`num_samples` completions per observation, all of them in one call.
 
         prefixes: text that the reply of each observation begins with, as if the model had said it. temperature: 0 is
         greedy, whose samples are all alike and computed once; the k-th sample at another temperature follows from
         (seed of its observation, k) alone, never from the rest of the batch. An image and its prompt are encoded once
-        for all samples. greedy_first: the sample k = 0 is the greedy one, whatever the temperature. Raises `ValueError`
-        as `encode` does.
+        for all samples. greedy_first: the sample k = 0 is the greedy one, whatever the temperature. choices: texts
+        that a reply may begin with, as `Current IOU: 7,` and its like; the completions tell their probabilities
+        (`weights`) in a reply that begins with one of them, prefix or not, from the same look at the prompt. Raises
+        `ValueError` as `encode` does, and where the model cannot tell probabilities.
         """

@@ -20,6 +20,7 @@ from PIL import Image
 
 from segagent.dialogue import Observation
 from segagent.mllm.base import Completion, check_request
+from segagent.mllm.endpoint_choices import TOP, NotTold, choice_weights
 from segagent.mllm.endpoint_transport import Stopped, Transport
 from segagent.mllm.image_size import bounded_size
 
@@ -31,7 +32,7 @@ _CONTINUE = {"add_generation_prompt": False, "continue_final_message": True}
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What one request asks for. picture: a data URL. seed: None for greedy."""
+    """What one request asks for. picture: a data URL. seed: None for greedy. choices: see `MLLM.generate`."""
 
     observation: Observation
     picture: str
@@ -39,6 +40,7 @@ class _Request:
     num_samples: int
     temperature: float
     seed: int | None
+    choices: tuple[str, ...] | None = None
 
 
 def _png_url(image: np.ndarray) -> str:
@@ -48,29 +50,32 @@ def _png_url(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 
-def _completion(choice: Any) -> Completion:
+def _completion(choice: Any, row: _Request) -> Completion:
     """One entry of `choices`. Raises `ValueError` when it is no such entry."""
+    weights = None
     try:
         text, reason = choice["message"]["content"], choice.get("finish_reason")
         tokens = (choice.get("logprobs") or {}).get("content")
         log_prob = float(sum(token["logprob"] for token in tokens)) if tokens else None
+        if row.choices is not None:
+            weights = choice_weights(tokens or ({"token": text or ""},), row.prefix, row.choices)
     except (KeyError, TypeError, AttributeError):
         raise ValueError("a choice of the answer has not the form of a chat completion") from None
     if text is None:  # a refusal or a tool call: words that no dialogue reads
         text = choice["message"].get("refusal") or ""
     if not isinstance(text, str):
         raise ValueError("the content of a choice is no text")
-    return Completion(text, log_prob, finished=reason not in ("length", "content_filter"))
+    return Completion(text, log_prob, reason not in ("length", "content_filter"), weights)
 
 
-def _read_choices(answer: Any) -> list[Completion]:
+def _read_choices(answer: Any, row: _Request) -> list[Completion]:
     """The completions of an answer, in the order of their index, none twice. Raises `ValueError` on another form."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not choices:
         raise ValueError("an answer without choices")
     by_index = {}
     for place, choice in enumerate(choices):
-        completion = _completion(choice)
+        completion = _completion(choice, row)
         index = choice.get("index")
         by_index[index if isinstance(index, int) else place] = completion
     return [by_index[index] for index in sorted(by_index)]
@@ -81,15 +86,16 @@ class Endpoint:
 
     path: the name under which the server knows the model. url: up to and including `/v1`. api_key_variable: environment
     variable of the key, see `Transport`, as are timeout, attempts, backoff and longest_wait. dialogue: the one that the
-    model was trained on. concurrency: requests under way at once. request_per_sample: ask for each sample by itself,
-    so that the k-th follows from (seed, k) on servers that honour seeds; else by `n`, where the server shares the
-    prompt but a sample may depend on how many were asked for. log_probs: ask for them; their sum is what the server
-    counts, on most without the end token. prefix_mode: how a reply is made to begin with given text: `vllm` (vLLM and
-    SGLang: `continue_final_message`), `last_message` (servers that go on from an assistant message at the end by
-    themselves), `refuse`. multiple, min_pixels, max_pixels: pictures are resized to multiples of so many pixels within
-    these bounds before they are sent (28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL), so that the server has nothing
-    left to resize and `seen_size` is right; multiple 0: sent as they are. extra: further fields of the request body; a
-    field set to null is left out.
+    model was trained on. concurrency: requests under way at once. request_per_sample: ask for each sample by itself, so
+    that the k-th follows from (seed, k) on servers that honour seeds; else by `n`, where the server shares the prompt
+    but a sample may depend on how many were asked for. log_probs: ask for them; their sum is what the server counts, on
+    most without the end token. The probabilities of choices are read off what the server tells of each token of the
+    first sample (`endpoint_choices`); they need log_probs. prefix_mode: how a reply is made to begin with given text:
+    `vllm` (vLLM and SGLang: `continue_final_message`), `last_message` (servers that go on from an assistant message at
+    the end by themselves), `refuse`. multiple, min_pixels, max_pixels: pictures are resized to multiples of so many
+    pixels within these bounds before they are sent (28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL), so that the
+    server has nothing left to resize and `seen_size` is right; multiple 0: sent as they are. extra: further fields of
+    the request body; a field set to null is left out.
     """
 
     def __init__(
@@ -167,6 +173,7 @@ class Endpoint:
         seeds: Sequence[int] | None = None,
         max_new_tokens: int = 64,
         greedy_first: bool = False,
+        choices: Sequence[str] | None = None,
     ) -> list[list[Completion]]:
         """See `MLLM.generate`. Raises `OSError` when the server is or goes down, `ValueError` when it refuses."""
         prefixes = [""] * len(observations) if prefixes is None else prefixes
@@ -180,7 +187,10 @@ class Endpoint:
             max_new_tokens=max_new_tokens,
         )
         shares = self._shares(1 if temperature == 0 else num_samples, greedy_first and temperature > 0)
-        rows = self._rows(observations, prefixes, shares, temperature, seeds)
+        if choices is not None and not self.log_probs:
+            raise ValueError("mllm.log_probs=false: an expected IoU needs them; set it true, or reward.number=greedy")
+        asked = None if choices is None else tuple(choices)
+        rows = self._rows(observations, prefixes, shares, temperature, seeds, asked)
         if not rows:
             return []
         self._check_server()
@@ -189,13 +199,16 @@ class Endpoint:
             futures = [pool.submit(self._complete, row, max_new_tokens, stop) for row in rows]
             try:
                 answered = self._collect(futures, stop)
+            except NotTold as error:
+                raise ValueError(f"{self._transport.url}: {error}") from None
             finally:
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
         if temperature == 0:
             return [completions * num_samples for completions in answered]
         groups = (answered[start : start + len(shares)] for start in range(0, len(answered), len(shares)))
-        return [[completion for part in group for completion in part] for group in groups]
+        made = [[completion for part in group for completion in part] for group in groups]
+        return [[replace(completion, weights=row[0].weights) for completion in row] for row in made]
 
     @staticmethod
     def _collect(futures: Sequence[Any], stop: threading.Event) -> list[list[Completion]]:
@@ -223,6 +236,7 @@ class Endpoint:
         shares: Sequence[tuple[int, bool]],
         temperature: float,
         seeds: Sequence[int],
+        choices: tuple[str, ...] | None,
     ) -> list[_Request]:
         if self.prefix_mode == "refuse" and any(prefixes):
             raise ValueError(
@@ -235,7 +249,7 @@ class Endpoint:
             for k, (count, greedy) in enumerate(shares):
                 heat = 0.0 if greedy else temperature
                 sent = None if heat == 0 else int(np.random.SeedSequence([seed, k]).generate_state(1)[0] >> 1)
-                rows.append(_Request(observation, picture, prefix, count, heat, sent))
+                rows.append(_Request(observation, picture, prefix, count, heat, sent, choices if k == 0 else None))
         return rows
 
     def _resized(self, image: np.ndarray) -> np.ndarray:
@@ -271,6 +285,8 @@ class Endpoint:
             body["seed"] = row.seed
         if self.log_probs:
             body["logprobs"] = True
+        if row.choices is not None:
+            body["top_logprobs"] = TOP
         body |= self.extra
         return {key: value for key, value in body.items() if value is not None}
 
@@ -280,5 +296,7 @@ class Endpoint:
         while len(completions) < row.num_samples:
             seed = None if row.seed is None else (row.seed + len(completions)) % 2**31
             body = self._body(replace(row, seed=seed), row.num_samples - len(completions), max_new_tokens)
-            completions += self._transport.post("/chat/completions", body, _read_choices, stop)
+            completions += self._transport.post(
+                "/chat/completions", body, lambda answer: _read_choices(answer, row), stop
+            )
         return completions[: row.num_samples]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from segagent.mllm.choices import ChoiceTree, additive
 from segagent.mllm.network import VisionLanguageNetwork, positions_of
 from segagent.mllm.sampling import Sampled, choose, uniforms
 
@@ -71,6 +72,28 @@ def read_more(network: VisionLanguageNetwork, prompts: Prompts, tokens: Sequence
     after = _step(network, network.embed(ids), mask, prompts.cache)
     has_more = torch.tensor([bool(row) for row in tokens], device=prompts.mask.device)
     return Prompts(after.cache, mask, torch.where(has_more[:, None], after.logits, prompts.logits))
+
+
+def weigh(network: VisionLanguageNetwork, prompts: Prompts, tree: ChoiceTree) -> np.ndarray:
+    """`[B, N]` float64 probabilities of the tree's texts as the beginning of the reply; `prompts` is left as it was."""
+    tokens = [*tree.shared, *tree.tokens]
+    if not tokens:
+        return tree.weights(prompts.logits[:, None])
+    offsets, seen = tree.layout(prompts.mask, len(tree.shared))
+    embeddings = network.embed(torch.tensor([tokens] * len(seen), device=seen.device))
+    output = network.language(
+        inputs_embeds=embeddings,
+        attention_mask=additive(seen, embeddings.dtype),
+        position_ids=prompts.mask.sum(-1, keepdim=True) + offsets,
+        cache=prompts.cache,
+        use_cache=True,
+        logits_to_keep=len(tree.tokens) + (len(tree.shared) > 0),
+    )
+    prompts.cache.crop(-len(tokens))
+    logits = output.logits
+    if not tree.shared:
+        logits = torch.cat([prompts.logits[:, None].to(logits.dtype), logits], 1)
+    return tree.weights(logits)
 
 
 def sample(

@@ -16,7 +16,8 @@ from torch import Tensor
 from segagent.devices import torch_device
 from segagent.dialogue import Observation
 from segagent.mllm.base import Completion, check_request
-from segagent.mllm.generation import read_more, read_prompts, sample
+from segagent.mllm.choices import ChoiceTree
+from segagent.mllm.generation import read_more, read_prompts, sample, weigh
 from segagent.mllm.network import VisionLanguageNetwork
 from segagent.mllm.sampling import Sampled
 
@@ -65,6 +66,7 @@ class LocalMLLM(ABC):
         self.network = network.to(torch_device(device)).eval()
         self.tokenizer, self.dialogue = tokenizer, dialogue
         self.max_length, self.max_batch = max_length, max_batch
+        self._trees: dict[tuple[str, ...], ChoiceTree] = {}
 
     @abstractmethod
     def prompt_tokens(self, observation: Observation) -> list[int]:
@@ -140,6 +142,7 @@ class LocalMLLM(ABC):
         seeds: Sequence[int] | None = None,
         max_new_tokens: int = 64,
         greedy_first: bool = False,
+        choices: Sequence[str] | None = None,
     ) -> list[list[Completion]]:
         """See `base.MLLM.generate`. A reply that would outgrow `max_length` is cut there, `finished` False."""
         prefixes = [""] * len(observations) if prefixes is None else prefixes
@@ -157,11 +160,17 @@ class LocalMLLM(ABC):
         lengths = [len(prompt) + len(prefix) for prompt, prefix in zip(prompts, forced, strict=True)]
         self._check_lengths(observations, [p + f for p, f in zip(prompts, forced, strict=True)])
         limits = [min(max_new_tokens, self.max_length - length) for length in lengths]
+        tree = None if choices is None else self._tree(choices)
+        if tree is not None:
+            self._check_lengths(observations, [prompt + [0] * tree.longest for prompt in prompts])
         drawn: list[list[Sampled]] = []
+        weights: list[tuple[float, ...] | None] = []
         for start in range(0, len(observations), self.max_batch):
             part = slice(start, start + self.max_batch)
             batch = self._pad_left(observations[part], prompts[part])
             read = read_prompts(self.network, **{name: self._place(tensor) for name, tensor in batch.items()})
+            told = [None] * len(prompts[part]) if tree is None else weigh(self.network, read, tree).tolist()
+            weights += [None if row is None else tuple(row) for row in told]
             drawn += sample(
                 self.network,
                 read_more(self.network, read, forced[part]),
@@ -173,14 +182,22 @@ class LocalMLLM(ABC):
                 greedy_first=greedy_first,
             )
         return [
-            [self._completion(prefix, one) for one in samples] for prefix, samples in zip(forced, drawn, strict=True)
+            [self._completion(prefix, one, told) for one in samples]
+            for prefix, samples, told in zip(forced, drawn, weights, strict=True)
         ]
+
+    def _tree(self, choices: Sequence[str]) -> ChoiceTree:
+        """Made once for the texts that are asked about."""
+        key = tuple(choices)
+        if key not in self._trees:
+            self._trees = {key: ChoiceTree([self.tokenizer.encode(text) for text in key])}
+        return self._trees[key]
 
     def _place(self, tensor: Tensor) -> Tensor:
         """On the device of the network, in its dtype if these are pixels."""
         return tensor.to(self.network.device, self.network.dtype if tensor.is_floating_point() else None)
 
-    def _completion(self, prefix: list[int], drawn: Sampled) -> Completion:
+    def _completion(self, prefix: list[int], drawn: Sampled, weights: tuple[float, ...] | None) -> Completion:
         # Decoded together with what it continues: tokenizers treat a blank at the very beginning in a way of their own.
         whole = self.tokenizer.decode([*prefix, *drawn.tokens])
-        return Completion(whole[len(self.tokenizer.decode(prefix)) :], drawn.log_prob, drawn.finished)
+        return Completion(whole[len(self.tokenizer.decode(prefix)) :], drawn.log_prob, drawn.finished, weights)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from segagent.dialogue import Observation
 from segagent.mllm.base import Completion, check_request
+from segagent.mllm.choices import ChoiceTree
 from segagent.mllm.sampling import Sampled
 from segagent.mllm.vlm_checkpoint import copy_preprocessing, find_checkpoint, load_config, load_network
 from segagent.mllm.vlm_decoding import decode
@@ -93,6 +94,7 @@ class TransformersVLM:
         self.max_length = max_length or getattr(text_config, "max_position_embeddings", None) or 2**31
         self._end_ids = self._read_end_ids()
         self._form = self._read_answer_form()
+        self._trees: dict[tuple[str, ...], ChoiceTree] = {}
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> Self:
@@ -228,6 +230,7 @@ class TransformersVLM:
         seeds: Sequence[int] | None = None,
         max_new_tokens: int = 64,
         greedy_first: bool = False,
+        choices: Sequence[str] | None = None,
     ) -> list[list[Completion]]:
         """See `MLLM.generate`. Without seeds, every observation has seed 0."""
         prefixes = [""] * len(observations) if prefixes is None else prefixes
@@ -241,12 +244,13 @@ class TransformersVLM:
             max_new_tokens=max_new_tokens,
         )
         drawn = 1 if temperature == 0 else num_samples
+        tree = None if choices is None else self._tree(choices)
         rows = max(1, self.max_batch // drawn)
         completions: list[list[Completion]] = []
         for start in range(0, len(observations), rows):
             part = slice(start, start + rows)
             completions += self._generate(
-                observations[part], prefixes[part], drawn, temperature, seeds[part], max_new_tokens, greedy_first
+                observations[part], prefixes[part], drawn, temperature, seeds[part], max_new_tokens, greedy_first, tree
             )
         return [row * (num_samples // drawn) for row in completions]
 
@@ -259,16 +263,15 @@ class TransformersVLM:
         seeds: Sequence[int],
         max_new_tokens: int,
         greedy_first: bool,
+        tree: ChoiceTree | None,
     ) -> list[list[Completion]]:
-        texts = [
-            self._prompt(observation) + (self._form.lead + prefix if prefix else "")
-            for observation, prefix in zip(observations, prefixes, strict=True)
-        ]
+        begun = [self._form.lead + prefix if prefix else "" for prefix in prefixes]
+        texts = [self._prompt(observation) + begin for observation, begin in zip(observations, begun, strict=True)]
         batch = self._tensors(observations, texts, side="left")
-        batch.pop("offset_mapping")
-        self._check_length(batch["attention_mask"], reserved=max_new_tokens)
+        labels = self._labels(batch, batch.pop("offset_mapping"), [len(begin) for begin in begun])
+        self._check_length(batch["attention_mask"], reserved=max(max_new_tokens, tree.longest if tree else 0))
         inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        sampled = decode(
+        sampled, weights = decode(
             self.network,
             inputs,
             num_samples=num_samples,
@@ -277,18 +280,38 @@ class TransformersVLM:
             end_ids=sorted(self._end_ids),
             max_new_tokens=max_new_tokens,
             greedy_first=greedy_first,
+            tree=tree,
+            forced=(labels >= 0).sum(1).tolist(),
         )
         contexts = batch["input_ids"][:, -_CONTEXT:].tolist()
+        told = [None] * len(sampled) if weights is None else [tuple(row) for row in weights.tolist()]
         return [
-            [self._completion(context, prefix, sample) for sample in row]
-            for context, prefix, row in zip(contexts, prefixes, sampled, strict=True)
+            [self._completion(context, prefix, sample, chances) for sample in row]
+            for context, prefix, row, chances in zip(contexts, prefixes, sampled, told, strict=True)
         ]
 
-    def _completion(self, context: list[int], prefix: str, sample: Sampled) -> Completion:
+    def _tree(self, choices: Sequence[str]) -> ChoiceTree:
+        """Made once for the texts that are asked about; tokens are those that `encode` learns after a prompt."""
+        key = tuple(choices)
+        if key not in self._trees:
+            prompt = self._render(_messages("", "?"), add_generation_prompt=True)
+            texts = [prompt + self._form.lead + text for text in key]
+            read = self.processor.tokenizer(texts, return_offsets_mapping=True, add_special_tokens=False)
+            paths = [
+                [token for token, (_, end) in zip(ids, offsets, strict=True) if end > len(prompt)]
+                for ids, offsets in zip(read["input_ids"], read["offset_mapping"], strict=True)
+            ]
+            self._trees = {key: ChoiceTree(paths)}
+        return self._trees[key]
+
+    def _completion(
+        self, context: list[int], prefix: str, sample: Sampled, weights: tuple[float, ...] | None
+    ) -> Completion:
         """The text that the tokens add to the prompt, without the space that the template puts before a reply."""
         before, after = self._decoded(context), self._decoded(context + sample.tokens)
         text = after[len(before) :] if after.startswith(before) else self._decoded(sample.tokens)
-        return Completion(text if prefix else text.removeprefix(self._form.lead), sample.log_prob, sample.finished)
+        text = text if prefix else text.removeprefix(self._form.lead)
+        return Completion(text, sample.log_prob, sample.finished, weights)
 
     def _decoded(self, tokens: list[int]) -> str:
         # Special tokens stay: some models write boxes with them.

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from segagent.mllm.choices import ChoiceTree, additive
 from segagent.mllm.sampling import Sampled, choose, uniforms
 
 
@@ -51,12 +53,21 @@ def decode(
     end_ids: Sequence[int],
     max_new_tokens: int,
     greedy_first: bool = False,
-) -> list[list[Sampled]]:
-    """`num_samples` samples of each row. inputs: left-padded, on the network's device."""
+    tree: ChoiceTree | None = None,
+    forced: Sequence[int] = (),
+) -> tuple[list[list[Sampled]], np.ndarray | None]:
+    """`num_samples` samples of each row, and the probabilities of the tree's texts, `[B, N]`, if there is a tree.
+
+    inputs: left-padded, on the network's device. forced: how many tokens at the end of each row are not of the prompt
+    but of the reply, as which the texts of the tree count too.
+    """
     positions, excess = _prompt_positions(network, inputs)
     cache = DynamicCache(config=network.config.get_text_config(decoder=True))
     mask = inputs["attention_mask"]
     output = network(**inputs, position_ids=positions, cache=cache, use_cache=True, logits_to_keep=1)
+    weights = None
+    if tree is not None:
+        weights = _weigh(network, inputs["input_ids"], mask, cache, excess, positions.ndim == 3, tree, forced)
     cache.batch_repeat_interleave(num_samples)
     logits = _last_logits(output, mask).repeat_interleave(num_samples, 0)
     mask, excess = mask.repeat_interleave(num_samples, 0), excess.repeat_interleave(num_samples, 0)
@@ -83,7 +94,41 @@ def decode(
         logits = _last_logits(output, mask)
 
     rows = _gather(torch.stack(tokens, 1), torch.stack(was_open, 1), open_rows, log_probs)
-    return [rows[start : start + num_samples] for start in range(0, len(rows), num_samples)]
+    return [rows[start : start + num_samples] for start in range(0, len(rows), num_samples)], weights
+
+
+def _weigh(
+    network: nn.Module,
+    input_ids: Tensor,
+    mask: Tensor,
+    cache: DynamicCache,
+    excess: Tensor,
+    three_axes: bool,
+    tree: ChoiceTree,
+    forced: Sequence[int],
+) -> np.ndarray:
+    """`[B, N]` float64; the cache is left as it was.
+
+    The forced tokens are hidden, and with them the last token of the prompt, which is read once more for what follows.
+    """
+    length = mask.shape[1]
+    last = length - 1 - torch.tensor(forced, device=mask.device)[:, None]
+    places = torch.arange(length, device=mask.device)[None]
+    prompt = mask * (places < last)
+    offsets, seen = tree.layout(prompt, 1 + len(tree.shared))
+    tokens = torch.tensor([*tree.shared, *tree.tokens], dtype=input_ids.dtype, device=mask.device)
+    ids = torch.cat([input_ids.gather(1, last), tokens.expand(len(mask), -1)], 1)
+    place = prompt.sum(-1, keepdim=True) + excess + offsets
+    output = network(
+        input_ids=ids,
+        attention_mask=additive(seen, network.get_input_embeddings().weight.dtype),
+        position_ids=place.expand(3, -1, -1) if three_axes else place,
+        cache=cache,
+        use_cache=True,
+        logits_to_keep=1 + len(tree.tokens),
+    )
+    cache.crop(-ids.shape[1])
+    return tree.weights(output.logits)
 
 
 def _gather(tokens: Tensor, was_open: Tensor, still_open: Tensor, log_probs: Tensor) -> list[Sampled]:

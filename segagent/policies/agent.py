@@ -29,6 +29,8 @@ class Agent:
     sampling; a state's samples follow from it, the sample and the clicks so far.
     """
 
+    expects_iou = True  # `propose` takes `expected_iou`
+
     def __init__(
         self,
         *,
@@ -57,13 +59,19 @@ class Agent:
         self.jpeg_quality = jpeg_quality
 
     def propose(
-        self, states: Sequence[State], num_candidates: int = 1, prefixes: Sequence[str] | None = None
+        self,
+        states: Sequence[State],
+        num_candidates: int = 1,
+        prefixes: Sequence[str] | None = None,
+        expected_iou: bool = False,
     ) -> list[list[Action]]:
         """See `Policy.propose`; all candidates of all states are sampled in one call, duplicates kept.
 
         prefixes: what the reply to each state begins with (a box, a predicted IoU), instead of its own. An action's
-        text includes it, its log-probability does not.
+        text includes it, its log-probability does not. expected_iou: the predicted IoU is not the number in the reply
+        but the mean of all that the dialogue can write, each weighed by the probability that the model announces it.
         """
+        texts, values = self.dialogue.iou_choices() if expected_iou else (None, ())
         prefixes = [self._prefix(state) for state in states] if prefixes is None else prefixes
         observations = [self._observe(state) for state in states]
         alone = self.greedy_first and num_candidates == 1
@@ -75,11 +83,16 @@ class Agent:
             greedy_first=self.greedy_first and not alone,
             seeds=[self._seed(state) for state in states],
             max_new_tokens=self.max_new_tokens,
+            **({"choices": texts} if expected_iou else {}),
         )
-        return [
+        actions = [
             [self.read(state, prefix, completion) for completion in completions]
             for state, prefix, completions in zip(states, prefixes, replies, strict=True)
         ]
+        if not expected_iou:
+            return actions
+        means = [_mean(values, completions[0].weights) for completions in replies]
+        return [[replace(a, predicted_iou=mean) for a in row] for row, mean in zip(actions, means, strict=True)]
 
     def _observe(self, state: State) -> Observation:
         seen = self.dialogue.observe(state.sample.image, state.mask, state.sample.text)
@@ -112,3 +125,8 @@ class Agent:
     def _seed(self, state: State) -> int:
         random = stable_generator(SOURCE, self.seed, state.sample.sample_id, state.clicks, state.box)
         return int(random.integers(2**63))
+
+
+def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float | None:
+    """Rounded, because its last digits depend on what else was in the batch."""
+    return None if weights is None else round(sum(v * w for v, w in zip(values, weights, strict=True)), 4)

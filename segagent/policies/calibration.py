@@ -1,6 +1,7 @@
 """Predicted IoU -> what it is worth: isotonic regression of the true IoU on it, and the reliability curve.
 
-In: pairs of predicted and true IoU. Out: a nondecreasing map of [0, 1], kept as JSON beside the checkpoint it is of.
+In: pairs of predicted and true IoU. Out: a nondecreasing map of [0, 1], kept as JSON beside the checkpoint it is of,
+with the pairs, so that the probability of an IoU under any bound can be told too.
 """
 
 from __future__ import annotations
@@ -16,10 +17,24 @@ FILE_NAME = "iou_calibration.json"
 
 
 class Calibration:
-    """A nondecreasing piecewise linear map: knots (predicted, true), both in [0, 1]; flat outside of them."""
+    """A nondecreasing piecewise linear map: knots (predicted, true), both in [0, 1]; flat outside of them.
 
-    def __init__(self, predicted: Sequence[float], true: Sequence[float]) -> None:
-        self.predicted, self.true = np.asarray(predicted, float), np.asarray(true, float)
+    number: which predicted number it was fitted on (`PredictedIou.named`), None where it is another reward's. pairs:
+    `[n, 2]`, predicted and true IoU of the masks that it was fitted on, None where they were not kept.
+    """
+
+    def __init__(
+        self,
+        predicted: Sequence[float],
+        true: Sequence[float],
+        *,
+        number: str | None = None,
+        pairs: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        self.predicted, self.true, self.number = np.asarray(predicted, float), np.asarray(true, float), number
+        self.pairs = None if pairs is None else np.asarray(pairs, float)
+        if self.pairs is not None and (self.pairs.ndim != 2 or self.pairs.shape[1] != 2):
+            raise ValueError("pairs are [[predicted, true], ...]")
         sound = self.predicted.ndim == 1 and self.predicted.shape == self.true.shape and self.predicted.size > 0
         if not sound or (np.diff(self.predicted) <= 0).any() or (np.diff(self.true) < 0).any():
             raise ValueError("a calibration needs as many predicted as true IoUs, rising predicted, never falling true")
@@ -27,7 +42,7 @@ class Calibration:
             raise ValueError("a calibration's IoUs are in [0, 1], not in percent")
 
     @classmethod
-    def fit(cls, predicted: Sequence[float], true: Sequence[float]) -> Self:
+    def fit(cls, predicted: Sequence[float], true: Sequence[float], number: str | None = None) -> Self:
         """Isotonic least squares by pooling adjacent violators (Barlow et al., 1972). Raises `ValueError` without data.
 
         A pool becomes one knot at its mean prediction, so that between two pools the map rises evenly.
@@ -42,13 +57,29 @@ class Calibration:
             while len(pools) > 1 and _violates(pools[-2], pools[-1]):
                 last = pools.pop()
                 pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
-        return cls([a / n for a, _, n in pools], [min(max(b / n, 0.0), 1.0) for _, b, n in pools])
+        levels = [min(max(b / n, 0.0), 1.0) for _, b, n in pools]
+        return cls([a / n for a, _, n in pools], levels, number=number, pairs=np.stack([x, y], 1))
 
     def __call__(self, predicted: float) -> float:
         return float(np.interp(predicted, self.predicted, self.true))
 
+    def reaching(self, bound: float) -> Calibration:
+        """Calibrated IoU -> probability that the true one is at least `bound`, isotonic too.
+
+        Raises `ValueError` where the pairs were not kept.
+        """
+        if self.pairs is None:
+            raise ValueError(
+                "the calibration holds no pairs of predicted and true IoU (it is of an earlier version); fit it anew: "
+                "evaltools/filtering.py calibration_out=..."
+            )
+        calibrated = np.interp(self.pairs[:, 0], self.predicted, self.true)
+        return Calibration.fit(calibrated, (self.pairs[:, 1] >= bound).astype(float))
+
     def save(self, path: str | Path) -> None:
-        knots = {"predicted": self.predicted.tolist(), "true": self.true.tolist()}
+        knots = {"number": self.number, "predicted": self.predicted.tolist(), "true": self.true.tolist()}
+        if self.pairs is not None:
+            knots["pairs"] = self.pairs.round(4).tolist()
         Path(path).write_text(json.dumps(knots, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -57,7 +88,7 @@ class Calibration:
         path = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         try:
             knots = json.loads(path.read_text(encoding="utf-8"))
-            return cls(knots["predicted"], knots["true"])
+            return cls(knots["predicted"], knots["true"], number=knots.get("number"), pairs=knots.get("pairs"))
         except OSError:
             raise ValueError(
                 f"{path}: no such calibration; evaltools/filtering.py calibration_out=... makes one"

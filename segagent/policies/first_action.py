@@ -24,19 +24,21 @@ class FirstAction:
     """first: acts in the states where nothing was done yet. then: acts in the others; None: the trajectory ends there.
 
     With a first policy that gives boxes and nothing after it, this is box and segmenter alone, the baseline with one
-    action.
+    action. An expected IoU can be asked for where both policies can tell one.
     """
 
     def __init__(self, *, first: Policy, then: Policy | None = None) -> None:
         self.first, self.then = first, then
+        self.expects_iou = all(getattr(policy, "expects_iou", False) for policy in (first, then))
 
-    def propose(self, states: Sequence[State], num_candidates: int = 1) -> list[list[Action]]:
-        """One call of each of the two, for the states that are its own."""
+    def propose(self, states: Sequence[State], num_candidates: int = 1, **asked: bool) -> list[list[Action]]:
+        """One call of each of the two, for the states that are its own. asked: passed on to both."""
         fresh = [k for k, state in enumerate(states) if not state.steps]
         later = [k for k, state in enumerate(states) if state.steps]
         actions: list[list[Action]] = [[Action(end=EndReason.FINISHED, source="first_action")] for _ in states]
         for policy, rows in ((self.first, fresh), (self.then, later)):
             if rows and policy is not None:
-                for k, row in zip(rows, policy.propose([states[k] for k in rows], num_candidates), strict=True):
+                proposed = policy.propose([states[k] for k in rows], num_candidates, **asked)
+                for k, row in zip(rows, proposed, strict=True):
                     actions[k] = row
         return actions

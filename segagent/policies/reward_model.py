@@ -17,7 +17,8 @@ from segagent.types import Action, State
 
 class RewardModel(Protocol):
     """reads_replies: whether `score` wants what the proposer said of each state; if so, one call of the proposer serves
-    reward and next actions."""
+    reward and next actions. expected_iou: whether it wants the IoU that these replies announce as an expectation over
+    the model's probabilities (`Agent.propose`); may be missing."""
 
     reads_replies: bool
 
@@ -29,23 +30,48 @@ class PredictedIou:
     """The IoU that the model announces of the mask it is shown: the process reward model of the paper.
 
     statistic: which number of a reply: `first`, as the first candidate says it (the greedy reply, where the proposer
-    begins with it); `mean`, over all candidates of the state: with samples an estimate of the expected IoU. judge: a
-    policy that is asked in a call of its own, None: the proposer, whose replies are there anyway. calibration: file of
-    `Calibration`, or the folder of the checkpoint that holds it; None: as announced.
+    begins with it); `mean`, over all candidates of the state: with samples an estimate of the expected IoU. number:
+    `greedy`, as it is written; `expected`, the mean of all numbers that could be, weighed by the model's probabilities,
+    for which `statistic` says nothing. judge: a policy that is asked in a call of its own, None: the proposer, whose
+    replies are there anyway. calibration: file of `Calibration`, or the folder of the checkpoint that holds it, fitted
+    on the same number; None: as announced.
     """
 
     def __init__(
-        self, *, statistic: str = "first", judge: Policy | None = None, calibration: str | Path | None = None
+        self,
+        *,
+        statistic: str = "first",
+        number: str = "greedy",
+        judge: Policy | None = None,
+        calibration: str | Path | None = None,
     ) -> None:
         if statistic not in ("first", "mean"):
             raise ValueError(f"reward.statistic={statistic!r}: choose first or mean")
-        self.statistic, self.judge = statistic, judge
+        if number not in ("greedy", "expected"):
+            raise ValueError(f"reward.number={number!r}: choose greedy or expected")
+        if number == "expected" and statistic == "mean":
+            raise ValueError("reward.statistic=mean: of number=expected all candidates say the same; leave it out")
+        if number == "expected" and judge is not None and not getattr(judge, "expects_iou", False):
+            raise ValueError(f"reward.number=expected: the judge {type(judge).__name__} tells no probabilities")
+        self.statistic, self.number, self.judge = statistic, number, judge
         self.reads_replies = judge is None
+        self.expected_iou = number == "expected"
         self.calibration = None if calibration is None else Calibration.load(calibration)
+        fitted = self.calibration.number if self.calibration else None
+        if fitted not in (None, self.named):
+            raise ValueError(
+                f"{calibration}: fitted on the {fitted} number, reward.number={number} statistic={statistic} gives the "
+                f"{self.named} one; choose the same, or fit it anew (evaltools/filtering.py)"
+            )
+
+    @property
+    def named(self) -> str:
+        """Which number this is, for `Calibration.number`: greedy, mean or expected."""
+        return "mean" if self.statistic == "mean" else self.number
 
     def score(self, states: Sequence[State], replies: Sequence[Sequence[Action]] | None) -> list[float | None]:
         if self.judge is not None:
-            replies = self.judge.propose(states)
+            replies = self.judge.propose(states, **({"expected_iou": True} if self.expected_iou else {}))
         if all(action.text is None and action.predicted_iou is None for actions in replies for action in actions):
             raise ValueError("reward=predicted_iou: this proposer announces no IoU; name another reward, e.g. true_iou")
         values = [self._value(actions) for actions in replies]

@@ -78,6 +78,12 @@ class TreeSearch(ABC):
                 f"{type(reward).__name__}: the dialogue of {type(proposer).__name__} has no wording for an IoU; choose "
                 "another reward (reward=true_iou) or another dialogue"
             )
+        self._asked = {"expected_iou": True} if reward.reads_replies and getattr(reward, "expected_iou", False) else {}
+        if self._asked and not getattr(proposer, "expects_iou", False):
+            raise ValueError(
+                f"reward.number=expected: {type(proposer).__name__} tells no probabilities; say reward.number=greedy, "
+                "or name an agent as proposer or as reward.judge"
+            )
         self.proposer, self.reward, self.k = proposer, reward, k
         self.limits, self.keep_candidates = Limits(budget, stop_reward, patience), keep_candidates
         self.counts: Counter[str] = Counter()
@@ -160,7 +166,7 @@ class TreeSearch(ABC):
         states = [node.state for node in nodes]
         count = self.k if any(state.end_reason is None for state in states) else 1
         self.counts.update(states_seen=len(states), policy_calls=1)
-        return self.proposer.propose(states, count)
+        return self.proposer.propose(states, count, **self._asked)
 
     def _distinct(self, actions: Sequence[Action]) -> list[Action]:
         """Without repetitions, and without replies that nobody could read as long as there are others."""

@@ -5,25 +5,21 @@ In: metrics and trajectories. Out: a file that needs no network and no other fil
 
 from __future__ import annotations
 
-import base64
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from segagent.report import plots
 from segagent.report.gather import Gathered, Kept, gather
+from segagent.report.page import data_uri, page, write_page
 from segagent.report.pictures import LoadImage, Panel, trajectory_panels
-from segagent.report.style import CSS
 from segagent.types import Trajectory
 
 __all__ = ["trajectory_panels", "write_report"]
 
-_QUALITY = 82
 _LEGEND = (
     "In the pictures: green is the mask after the step, the yellow line the target; a green plus adds, a red minus "
     "removes. IoU before \N{RIGHTWARDS ARROW} after the step; \u201csaid\u201d is the IoU that the policy announced "
@@ -98,23 +94,7 @@ def write_report(
             f"<section><h2>Configuration</h2><details><summary>the resolved configuration</summary>"
             f"<pre>{escape(config_text)}</pre></details></section>"
         )
-    _write(Path(path), _page(title, "\n".join(body)))
-
-
-def _write(path: Path, text: str) -> None:
-    """Leaves either the old file or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _page(title: str, body: str) -> str:
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    write_page(Path(path), page(title, "\n".join(body)))
 
 
 def _overview(gathered: Gathered) -> str:
@@ -185,11 +165,6 @@ def _panel(panel: Panel) -> str:
     detail = f"<span>{escape(panel.detail)}</span>" if panel.detail else ""
     return (
         f"<figure style='width:{width}px'><img loading='lazy' width='{width}' height='{height}' "
-        f"alt='{escape(panel.title)}' src='{_data_uri(panel.picture)}'>"
+        f"alt='{escape(panel.title)}' src='{data_uri(panel.picture)}'>"
         f"<figcaption><b>{escape(panel.title)}</b>{detail}{reply}</figcaption></figure>"
     )
-
-
-def _data_uri(picture: np.ndarray) -> str:
-    _, encoded = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
-    return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")

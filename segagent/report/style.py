@@ -36,5 +36,8 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 q { font-family: ui-monospace, monospace; font-size: .92em; white-space: pre-wrap; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1rem; overflow-x: auto; }
 summary { cursor: pointer; }
+.cards { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); }
+.cards article { margin: 0; }
+.cards img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
 @media print { .strip { flex-wrap: wrap; } article { break-inside: avoid; } }
 """

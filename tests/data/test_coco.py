@@ -55,6 +55,12 @@ def folder(tmp_path):
     return write
 
 
+def test_crowd_regions_can_be_left_out_altogether(folder):
+    data = Coco(**folder(), crowd="leave_out")
+    assert [data.sample_id(k) for k in range(len(data))] == ["10", "11", "12"]
+    assert data[0].void is None and (data[0].target == folder.block).all()
+
+
 def test_polygons_and_both_rles_give_one_mask(folder):
     data = Coco(**folder(), crowd="sample")
     assert [data.sample_id(k) for k in range(len(data))] == ["10", "11", "12", "13"]
@@ -141,7 +147,7 @@ def test_unsound_samples_are_refused_when_loaded(folder, change, message):
 def test_wrong_settings(folder):
     for wrong, message in (
         ({"text": "title"}, "choose category or caption"),
-        ({"crowd": "skip"}, "choose void or sample"),
+        ({"crowd": "skip"}, "choose void, sample or leave_out"),
         ({"images": "nowhere"}, "nowhere: no such folder"),
         ({"annotations": "none.json"}, "none.json: no such file"),
         ({"void_masks": "nowhere"}, "nowhere: no such folder"),

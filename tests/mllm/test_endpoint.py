@@ -12,6 +12,7 @@ from PIL import Image
 
 from segagent.dialogue import Observation
 from segagent.mllm import Endpoint
+from segagent.mllm.endpoint_choices import choice_weights
 from segagent.mllm.endpoint_transport import _Passing
 from segagent.mllm.testing_endpoint import ProtocolServer, answer_to, picture_hash
 
@@ -347,3 +348,68 @@ def test_lists_of_unequal_length_and_wrong_counts_are_refused():
     ):
         with pytest.raises(ValueError):
             model.generate(observations(1), **wrong)
+
+
+# --- probabilities of choices ---------------------------------------------------------------------------------------
+
+CHOICES = tuple(f"Current IOU: {number}," for number in range(101))
+
+
+def told(*tokens):
+    """`logprobs.content`: (token, {alternative: probability}) each, the token among its alternatives."""
+    return [
+        {
+            "token": token,
+            "logprob": float(np.log(options[token])),
+            "top_logprobs": [{"token": one, "logprob": float(np.log(p))} for one, p in options.items()],
+        }
+        for token, options in tokens
+    ]
+
+
+REPLY = told(
+    ("Current", {"Current": 1.0}), (" IOU", {" IOU": 1.0}), (":", {":": 1.0}), (" ", {" ": 1.0}),
+    ("8", {"8": 0.6, "7": 0.3, "cat": 0.1}), ("5", {"5": 0.5, "0": 0.25, ",": 0.25}), (",", {",": 1.0}),
+    (" Positive", {" Positive": 1.0}),
+)  # fmt: skip
+
+
+def test_probabilities_of_choices_are_read_off_the_servers_tokens():
+    weights = dict(zip(CHOICES, choice_weights(REPLY, "", CHOICES), strict=True))
+    assert weights["Current IOU: 85,"] == pytest.approx(2 / 3 * 0.5)
+    assert weights["Current IOU: 80,"] == weights["Current IOU: 8,"] == pytest.approx(2 / 3 * 0.25)
+    assert weights["Current IOU: 7,"] == weights["Current IOU: 74,"] == pytest.approx(1 / 3 / 11)
+    assert sum(weights.values()) == pytest.approx(1) and weights["Current IOU: 90,"] == 0
+    begun = choice_weights(REPLY[3:], "Current IOU:", CHOICES)
+    assert begun == pytest.approx(tuple(weights.values()))
+    joined = told((" 85", {" 85": 0.75, " 40": 0.25}), (", ", {", ": 1.0}))
+    both = dict(zip(CHOICES, choice_weights(joined, "Current IOU:", CHOICES), strict=True))
+    assert both["Current IOU: 85,"] == pytest.approx(0.75) and both["Current IOU: 40,"] == pytest.approx(0.25)
+    assert choice_weights(told(("Finish", {"Finish": 1.0})), "", CHOICES) is None
+    assert choice_weights(REPLY, "Positive point: (", CHOICES) is None
+
+
+def answered(content):
+    text = "".join(token["token"] for token in REPLY)
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": content}
+    return (200, {}, json.dumps({"choices": [choice]}))
+
+
+def test_choices_are_asked_for_in_the_same_request_and_need_a_server_that_tells():
+    with ProtocolServer(lambda body, count: answered({"content": REPLY})) as server:
+        (row,) = endpoint(server).generate(observations(1), choices=CHOICES, num_samples=2)
+        assert [body["top_logprobs"] for body in server.bodies] == [20]
+        assert row[1].weights == row[0].weights == choice_weights(REPLY, "", CHOICES)
+        drawn = endpoint(server, request_per_sample=True).generate(
+            observations(1), choices=CHOICES, num_samples=2, temperature=1.0
+        )
+        assert [reply.weights for reply in drawn[0]] == [row[0].weights] * 2
+        with pytest.raises(ValueError, match="log_probs=false: an expected IoU needs them"):
+            endpoint(server, log_probs=False).generate(observations(1), choices=CHOICES)
+    for content in (None, {"content": [{"token": token["token"], "logprob": -1.0} for token in REPLY]}):
+        with (
+            ProtocolServer(lambda body, count, content=content: answered(content)) as server,
+            pytest.raises(ValueError, match=r"tells no top_logprobs.*reward.number=greedy"),
+        ):
+            endpoint(server).generate(observations(2), choices=CHOICES)
+        assert len(server.bodies) <= 2, "asking again would not help"

@@ -58,6 +58,20 @@ def test_broken_files_are_refused_by_name(tmp_path, text, message):
         Calibration.load(path)
 
 
+def test_the_probability_of_a_good_mask_comes_from_the_pairs(tmp_path):
+    random = np.random.default_rng(0)
+    predicted = random.random(3000)
+    true = np.clip(predicted**2 + random.normal(0, 0.05, 3000), 0, 1)
+    Calibration.fit(predicted, true, "expected").save(tmp_path / "c.json")
+    again = Calibration.load(tmp_path / "c.json")
+    assert again.number == "expected" and again.pairs.shape == (3000, 2)
+    reaching = again.reaching(0.5)
+    assert reaching(again(0.5**0.5)) == pytest.approx(0.5, abs=0.15)
+    assert reaching(again(0.2)) < 0.02 and reaching(again(0.95)) > 0.98
+    with pytest.raises(ValueError, match=r"holds no pairs .* fit it anew"):
+        Calibration([0, 1], [0, 1]).reaching(0.5)
+
+
 def test_nothing_to_fit_is_refused():
     with pytest.raises(ValueError, match="0 predicted and 0 true"):
         Calibration.fit([], [])

@@ -5,8 +5,14 @@ from types import SimpleNamespace
 import pytest
 
 from segagent.environment import Environment
+from segagent.mllm.base import Completion
+from segagent.policies.agent import Agent
 from segagent.policies.calibration import Calibration
+from segagent.policies.first_action import FirstAction, SampleBox
 from segagent.policies.reward_model import PredictedIou, SegmenterScore, TrueIou
+from segagent.policies.search import Beam
+from segagent.policies.simulated import NoisyOracle, Oracle
+from segagent.rollout import finish
 from segagent.types import Action, Click
 
 
@@ -53,6 +59,64 @@ def test_the_true_iou_needs_a_target(discs, sample_of):
         TrueIou().score([environment.start(unknown)])
 
 
-def test_an_unknown_statistic_is_refused():
-    with pytest.raises(ValueError, match="choose first or mean"):
-        PredictedIou(statistic="median")
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"statistic": "median"}, "choose first or mean"),
+        ({"number": "sampled"}, "choose greedy or expected"),
+        ({"number": "expected", "statistic": "mean"}, "all candidates say the same"),
+        ({"number": "expected", "judge": Oracle()}, "the judge Oracle tells no probabilities"),
+    ],
+)
+def test_unsound_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PredictedIou(**settings)
+
+
+class Weighing:
+    """An MLLM that says 90 and thinks 40 or 60; remembers what it was asked for."""
+
+    dialogue = "nano"
+
+    def __init__(self):
+        self.asked = []
+
+    def generate(self, observations, *, num_samples=1, choices=None, **_):
+        self.asked.append(choices)
+        weights = None
+        if choices is not None:
+            weights = tuple({"Current IOU: 40,": 0.25, "Current IOU: 60,": 0.75}.get(choice, 0.0) for choice in choices)
+        text = "Current IOU: 90, Positive point: (500, 500)"
+        return [[Completion(text, -1.0, weights=weights)] * num_samples for _ in observations]
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_the_expected_number_is_asked_for_in_the_call_that_proposes(discs, dataset_of, judged):
+    environment, model = Environment(segmenter=discs, max_clicks=2), Weighing()
+    agent = Agent(mllm=model)
+    reward = PredictedIou(number="expected", judge=agent if judged else None)
+    search = Beam(proposer=NoisyOracle() if judged else agent, reward=reward, k=1)
+    found = finish(environment.start_batch(dataset_of(2)), search, environment)
+    assert [state.extras["pred_iou"] for state in found] == [0.55, 0.55]
+    assert len(model.asked) == 3 and all(len(choices) == 101 for choices in model.asked)
+    model.asked.clear()
+    greedy = Beam(proposer=Agent(mllm=model), reward=PredictedIou(), k=1)
+    found = finish(environment.start_batch(dataset_of(2)), greedy, environment)
+    assert [state.extras["pred_iou"] for state in found] == [0.9, 0.9] and model.asked == [None] * 3
+
+
+def test_a_proposer_without_probabilities_is_refused_for_the_expected_number():
+    with pytest.raises(ValueError, match=r"NoisyOracle tells no probabilities; say reward.number=greedy"):
+        Beam(proposer=NoisyOracle(), reward=PredictedIou(number="expected"))
+    agent = Agent(mllm=Weighing())
+    Beam(proposer=FirstAction(first=agent, then=agent), reward=PredictedIou(number="expected"))
+    with pytest.raises(ValueError, match="FirstAction tells no probabilities"):
+        Beam(proposer=FirstAction(first=SampleBox(), then=agent), reward=PredictedIou(number="expected"))
+
+
+def test_a_calibration_is_used_for_the_number_that_it_was_fitted_on(tmp_path):
+    Calibration.fit([0.1, 0.9], [0.2, 0.8], "expected").save(tmp_path / "c.json")
+    assert PredictedIou(number="expected", calibration=tmp_path / "c.json").calibration.number == "expected"
+    for settings, said in (({}, "greedy"), ({"statistic": "mean"}, "mean")):
+        with pytest.raises(ValueError, match=f"fitted on the expected number, .* gives the {said} one"):
+            PredictedIou(calibration=tmp_path / "c.json", **settings)

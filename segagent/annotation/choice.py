@@ -1,0 +1,48 @@
+"""Which mask of a trajectory is the answer, and what the reward model thinks of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segagent.masks import decode_rle
+from segagent.types import InitKind, Trajectory
+
+
+def scores(trajectory: Trajectory) -> list[float | None]:
+    """Predicted IoU of every mask, the start first; None where nothing was said of it."""
+    return [*(step.action.predicted_iou for step in trajectory.steps), trajectory.extras.get("pred_iou")]
+
+
+def returned(trajectory: Trajectory) -> int:
+    """Number of the mask that is returned, counted from the start's 0: the one that a search chose, else the last.
+
+    A mask that was given is only given up for one that is predicted to be at least as good: where it was not judged, or
+    the other one was not, it stays.
+    """
+    number = trajectory.extras.get("returned", len(trajectory.steps))
+    if trajectory.init is not InitKind.MASK:
+        return number
+    said = scores(trajectory)
+    unsure = said[0] is None or said[number] is None or said[number] < said[0]
+    return 0 if unsure else number
+
+
+def returned_rle(trajectory: Trajectory) -> dict:
+    number = returned(trajectory)
+    return trajectory.steps[number - 1].mask if number else trajectory.init_mask
+
+
+def returned_mask(trajectory: Trajectory) -> np.ndarray:
+    """`[H, W]` bool."""
+    return decode_rle(returned_rle(trajectory), f"sample {trajectory.sample_id}")
+
+
+def returned_score(trajectory: Trajectory) -> float | None:
+    """Predicted IoU of the mask that is returned."""
+    return scores(trajectory)[returned(trajectory)]
+
+
+def returned_iou(trajectory: Trajectory) -> float | None:
+    """Its true IoU, where the target is known."""
+    number = returned(trajectory)
+    return trajectory.steps[number - 1].iou_after if number else trajectory.init_iou

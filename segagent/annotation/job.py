@@ -1,0 +1,174 @@
+"""A run of the command from its settings to its files: pictures and texts, or given masks -> a folder of results.
+
+The trajectory file grows while the run goes on and is all that a resumed one needs; everything else in the folder is
+made from it at the end, so that an interrupted run leaves the same files as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from segagent.annotation.choice import returned, returned_iou, returned_score
+from segagent.annotation.outputs import (
+    changed_coco,
+    mark_suspicious,
+    new_coco,
+    ranking,
+    write_json,
+    write_masks,
+    write_sheet,
+)
+from segagent.annotation.sources import check_settings, init_of, open_policy, open_source
+from segagent.annotation.suspicion import Suspicion, find_suspicious
+from segagent.configuration import build
+from segagent.data.base import Dataset
+from segagent.data.trajectories import read_trajectories
+from segagent.entry import claim_output, write_text
+from segagent.environment import Environment
+from segagent.policies.base import Policy
+from segagent.policies.calibration import Calibration
+from segagent.policies.search import TreeSearch
+from segagent.results import image_loader
+from segagent.run import RunSummary, run
+from segagent.types import Trajectory
+
+
+def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
+    """Does what `configs/annotate.yaml` describes and fills the folder `config.out`; returns what summary.json says.
+
+    annotations.json, masks/, trajectories.jsonl, summary.json, annotations.config.yaml; of mode=filter no masks but
+    ranking.csv and suspicious.html. Raises `ValueError` for unsound settings and input, `OSError` when the folder
+    cannot be written.
+    """
+    check_settings(config)
+    out = Path(config.out)
+    lines = out / "trajectories.jsonl"
+    source, policy = open_source(config), open_policy(config)
+    calibration = _calibration(policy) if config.mode == "filter" else None
+    if calibration is not None:
+        calibration.reaching(config.filter.bad_iou)  # what is wrong with it shows before the run
+    _check_folder(out, config)
+    claim_output(out / "annotations.json", config, lines)
+    if config.overwrite:
+        shutil.rmtree(out / "masks", ignore_errors=True)
+    done = run(
+        source,
+        policy=policy,
+        environment=Environment(segmenter=build(config.segmenter), seed=config.seed, **config.rollout),
+        out=lines,
+        init=init_of(config),
+        batch_size=config.batch_size,
+        shard=config.shard,
+        resume=config.resume,
+        on_error=config.on_error,
+        title=config.mode,
+    )
+    trajectories = list(read_trajectories(lines))
+    figures: dict[str, Any] = {"mode": config.mode, "who": done.who, "n": len(trajectories)}
+    figures |= {"n_skipped": len(done.skipped), "skipped": done.skipped}
+    figures |= {"n_unnamed_pictures": getattr(source, "unnamed", 0)}
+    polygons = config.segmentation == "polygons"
+    content = (
+        changed_coco(Path(config.coco), trajectories, polygons=polygons, mode=config.mode)
+        if config.coco
+        else new_coco(trajectories, polygons)
+    )
+    if config.mode == "filter":
+        figures |= _filter(config, out, trajectories, content, calibration, source)
+    else:
+        figures |= _masks_told(trajectories)
+        if config.png:
+            write_masks(out / "masks", trajectories)
+    write_json(out / "annotations.json", content)
+    write_text(out / "summary.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    return figures, done
+
+
+def _check_folder(out: Path, config: DictConfig) -> None:
+    """Raises `ValueError` for a folder that is not one of ours: its masks/ might be somebody's work."""
+    ours = ("trajectories.jsonl", "annotations.config.yaml")
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in ours):
+        raise ValueError(f"{out}: holds other files; choose a new folder, or an empty one (out)")
+    for name in ("masks", "truth"):
+        if config[name] and Path(config[name]).resolve() == (out / "masks").resolve():
+            raise ValueError(f"{config[name]}: {name} is the folder that would be written to; choose another out")
+
+
+def _calibration(policy: Policy | TreeSearch) -> Calibration | None:
+    return getattr(getattr(policy, "reward", None), "calibration", None)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _masks_told(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """Figures of masks that were made or improved. changed: given masks that another one took the place of."""
+    return {
+        "n_changed": sum(returned(one) > 0 for one in trajectories),
+        "n_judged": sum(returned_score(one) is not None for one in trajectories),
+        "mean_predicted_iou": _mean([returned_score(one) for one in trajectories]),
+        "mean_true_iou_before": _mean([one.init_iou for one in trajectories]),
+        "mean_true_iou": _mean([returned_iou(one) for one in trajectories]),
+    }
+
+
+def _filter(
+    config: DictConfig,
+    out: Path,
+    trajectories: Sequence[Trajectory],
+    content: dict[str, Any],
+    calibration: Calibration | None,
+    source: Dataset,
+) -> dict[str, Any]:
+    """Writes what a filter writes, marks the annotations, and returns the figures."""
+    said = [one.extras.get("pred_iou") for one in trajectories]
+    predicted = np.array([np.nan if value is None else value for value in said], float)
+    suspicion = find_suspicious(
+        predicted,
+        calibration=calibration,
+        bad_iou=config.filter.bad_iou,
+        precision=config.filter.precision,
+        threshold=config.filter.threshold,
+    )
+    figures = {
+        "n_unjudged": int(np.isnan(predicted).sum()),
+        "n_suspicious": int(suspicion.flagged.sum()),
+        "threshold": suspicion.threshold,
+        "expected_precision": suspicion.expected_precision,
+        "bad_iou": config.filter.bad_iou,
+        **_measured(trajectories, suspicion, config.filter.bad_iou),
+    }
+    mark_suspicious(content, trajectories, suspicion)
+    write_text(out / "ranking.csv", ranking(trajectories, suspicion))
+    write_sheet(
+        out / "suspicious.html",
+        trajectories,
+        suspicion,
+        shown=config.filter.shown,
+        summary={"masks": len(trajectories), **figures},
+        load_image=image_loader(source),
+    )
+    return figures
+
+
+def _measured(trajectories: Sequence[Trajectory], suspicion: Suspicion, bad_iou: float) -> dict[str, Any]:
+    """Against the true masks, where all of them are known: how many are bad, and how well the flagged ones hit them."""
+    if not trajectories or any(one.init_iou is None for one in trajectories):
+        return {}
+    bad = np.array([one.init_iou < bad_iou for one in trajectories])
+    hit = int((bad & suspicion.flagged).sum())
+    return {
+        "n_bad": int(bad.sum()),
+        "precision": hit / int(suspicion.flagged.sum()) if suspicion.flagged.any() else None,
+        "recall": hit / int(bad.sum()) if bad.any() else None,
+    }

@@ -1,0 +1,47 @@
+"""Annotations of a COCO file as masks that are given, not as the truth -> samples to refine, to filter, to do anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from segagent.data.coco import Coco
+from segagent.types import Sample
+
+
+class GivenMasks:
+    """The samples of a `Coco` file whose masks are given (`Sample.mask`); nothing is known to be true.
+
+    annotations, images, text, include, limit: see `Coco`; crowd regions are left out, and empty masks are masks too.
+    truth: another file with the same annotation ids, whose masks are the targets, to measure by; None: no targets.
+    """
+
+    def __init__(
+        self,
+        *,
+        annotations: str,
+        images: str,
+        text: str = "category",
+        truth: str | None = None,
+        include: str | None = None,
+        limit: int | None = None,
+    ) -> None:
+        settings = {"images": images, "text": text, "crowd": "leave_out", "include": include, "allow_empty": True}
+        self._given = Coco(annotations=annotations, limit=limit, **settings)
+        self._true = None if truth is None else Coco(annotations=truth, **settings)
+        self._places: dict[str, int] = {}
+        if self._true is not None:
+            self._places = {self._true.sample_id(index): index for index in range(len(self._true))}
+            alone = [s for s in map(self.sample_id, range(len(self))) if s not in self._places]
+            if alone:
+                raise ValueError(f"{truth}: has no annotation {alone[0]} (nor {len(alone) - 1} more) of {annotations}")
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def sample_id(self, index: int) -> str:
+        return self._given.sample_id(index)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._given[index]
+        true = None if self._true is None else self._true[self._places[sample.sample_id]].target
+        return replace(sample, mask=sample.target, target=true)

@@ -1,0 +1,49 @@
+"""Which mask is the answer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from segagent.annotation import returned, returned_mask, scores
+from segagent.annotation.choice import returned_iou, returned_score
+from segagent.data.formats.base import object_trajectory
+from segagent.masks import encode_rle
+from segagent.types import Action, Click, InitKind, Step
+
+
+def trajectory(init, said, last=None, best=None):
+    """Three masks of 1, 2 and 3 rows; `said` of the first two."""
+    target = np.zeros((4, 5), bool)
+    masks = [target.copy() for _ in range(3)]
+    for rows, mask in enumerate(masks, 1):
+        mask[:rows] = True
+    steps = tuple(
+        Step(Action(click=Click(0, 0), predicted_iou=one), encode_rle(mask), iou_after=0.1 * number)
+        for number, (one, mask) in enumerate(zip(said, masks[1:], strict=True), 1)
+    )
+    extras = {} if best is None else {"returned": best, "pred_iou": last}
+    start = object_trajectory(masks[0], sample_id="s", image_name="s.png", text="thing")
+    return replace(start, init=init, init_mask=encode_rle(masks[0]), init_iou=0.0, steps=steps, extras=extras)
+
+
+@pytest.mark.parametrize(
+    "init, said, last, best, expected",
+    [
+        (InitKind.EMPTY, (0.2, 0.5), None, None, 2),  # no search: the last one
+        (InitKind.EMPTY, (0.2, 0.5), 0.4, 1, 1),
+        (InitKind.MASK, (0.2, 0.5), 0.4, 1, 1),
+        (InitKind.MASK, (0.5, 0.5), 0.4, 1, 1),  # as good
+        (InitKind.MASK, (0.6, 0.5), 0.4, 1, 0),  # worse
+        (InitKind.MASK, (None, 0.5), 0.9, 2, 0),  # nothing is known of what was given
+        (InitKind.MASK, (0.2, 0.5), None, 2, 0),  # or of what came of it
+        (InitKind.MASK, (0.2, 0.5), None, None, 0),
+    ],
+)
+def test_a_given_mask_stays_unless_another_one_is_judged_as_good(init, said, last, best, expected):
+    one = trajectory(init, said, last, best)
+    assert scores(one) == [*said, last]
+    assert returned(one) == expected
+    assert returned_mask(one).sum() == 5 * (expected + 1)
+    assert returned_score(one) == [*said, last][expected]
+    assert returned_iou(one) == pytest.approx(0.1 * expected)

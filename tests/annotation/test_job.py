@@ -1,0 +1,190 @@
+"""The command in one process: files of every mode, ids kept, broken pictures, wrong settings."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+from pycocotools.coco import COCO
+
+from segagent.annotation.job import annotate_config
+from segagent.annotation.outputs import segmentation_of
+from segagent.configuration import compose_config
+from segagent.data.trajectories import read_trajectories
+from segagent.entry import expand_checkpoints
+from segagent.masks import encode_rle, iou
+from segagent.policies.calibration import FILE_NAME, Calibration
+
+SIZE = (36, 48)
+
+
+def boxes(index):
+    """Where the object of a picture is: top, left, bottom, right."""
+    return 6 + index % 4, 8 + 2 * (index % 5), 22 + index % 4, 30 + 2 * (index % 5)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Six pictures of a bright rectangle; their masks as PNG and as COCO; a COCO file in which each third is bad."""
+    root = tmp_path_factory.mktemp("world")
+    for name in ("images", "masks"):
+        (root / name).mkdir()
+    random = np.random.default_rng(0)
+    files = {"truth": [], "given": []}
+    pictures = []
+    for index in range(6):
+        top, left, bottom, right = boxes(index)
+        mask = np.zeros(SIZE, bool)
+        mask[top:bottom, left:right] = True
+        image = random.integers(0, 90, (*SIZE, 3), dtype=np.uint8)
+        image[mask] += 140
+        Image.fromarray(image).save(root / "images" / f"p{index}.png")
+        Image.fromarray(mask.astype(np.uint8) * 255).save(root / "masks" / f"p{index}.png")
+        pictures.append({"id": 10 + index, "file_name": f"p{index}.png", "height": SIZE[0], "width": SIZE[1]})
+        spoilt = mask.copy()
+        if index % 3 == 0:
+            spoilt[:, : (left + right) // 2] = False
+            spoilt[: SIZE[0] // 3] = True
+        for name, one in (("truth", mask), ("given", spoilt)):
+            files[name].append(
+                {"id": 100 + index, "image_id": 10 + index, "category_id": 7, "segmentation": encode_rle(one),
+                 "bbox": [left, top, right - left, bottom - top], "area": int(one.sum()), "iscrowd": 0, "note": index}
+            )  # fmt: skip
+    for name, annotations in files.items():
+        content = {"info": {"by": "us"}, "images": pictures, "annotations": annotations}
+        (root / f"{name}.json").write_text(json.dumps(content | {"categories": [{"id": 7, "name": "cup"}]}))
+    return root
+
+
+def do(out, *settings):
+    fast = ("segmenter=graphcut", "segmenter.max_pixels=2000", "rollout.max_clicks=3", "device=cpu", "batch_size=4")
+    config = compose_config("annotate", expand_checkpoints([f"out={out}", *fast, *settings]))
+    OmegaConf.resolve(config)
+    return annotate_config(config)
+
+
+NOISY = ("proposer=noisy_oracle", "reward=true_iou", "search.k=2")
+
+
+def test_pictures_and_texts_become_masks_in_every_form(world, tmp_path):
+    out = tmp_path / "out"
+    settings = (f"images={world}/images", f"truth={world}/masks", "text=cup", "segmentation=polygons")
+    figures, done = do(out, *settings, *NOISY)
+    assert {path.name for path in out.iterdir()} == {
+        "annotations.json", "annotations.config.yaml", "masks", "summary.json", "trajectories.jsonl"
+    }  # fmt: skip
+    assert figures["n"] == 6 and figures["mean_true_iou"] > 0.9 and done.written == 6
+    assert json.loads((out / "summary.json").read_text()) == figures
+    coco = COCO(str(out / "annotations.json"))
+    assert len(coco.anns) == 6
+    for annotation, trajectory in zip(coco.anns.values(), read_trajectories(out / "trajectories.jsonl"), strict=True):
+        png = np.asarray(Image.open(out / "masks" / f"{annotation['sample_id']}.png")) > 0
+        assert (coco.annToMask(annotation).astype(bool) == png).all() and annotation["caption"] == "cup"
+        assert annotation["area"] == png.sum() and trajectory.sample_id == annotation["sample_id"]
+        assert annotation["predicted_iou"] == pytest.approx(
+            iou(png, np.asarray(Image.open(world / "masks" / f"{annotation['sample_id']}.png")) > 0)
+        )
+    with pytest.raises(ValueError, match="is there already; say resume=true"):
+        do(out, *settings, *NOISY)
+
+
+def test_refining_changes_bad_masks_only_and_keeps_the_rest_of_the_file(world, tmp_path):
+    given = json.loads((world / "given.json").read_text())
+    settings = (f"images={world}/images", f"coco={world}/given.json", f"truth={world}/truth.json", "limit=5")
+    figures, _ = do(tmp_path / "out", "mode=refine", *settings, *NOISY)
+    made = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert made["info"] == {"by": "us"} and made["categories"] == given["categories"]
+    assert [entry["id"] for entry in made["annotations"]] == [entry["id"] for entry in given["annotations"]]
+    assert made["annotations"][5] == given["annotations"][5], "nobody worked on it"
+    assert figures["n_changed"] >= 2 and figures["mean_true_iou"] > figures["mean_true_iou_before"] + 0.1
+    for before, after in zip(given["annotations"][:5], made["annotations"], strict=False):
+        assert after["note"] == before["note"] and after["sample_id"] == str(before["id"])
+    for trajectory in read_trajectories(tmp_path / "out" / "trajectories.jsonl"):
+        entry = next(one for one in made["annotations"] if one.get("sample_id") == trajectory.sample_id)
+        assert entry["predicted_iou"] >= trajectory.init_iou
+    with pytest.raises(ValueError, match=r"Oracle judges no mask.*choose policy=greedy"):
+        do(tmp_path / "x", "mode=refine", *settings, "policy=oracle")
+
+
+def test_filtering_finds_the_bad_ones_and_shows_them(world, tmp_path):
+    settings = (f"images={world}/images", f"coco={world}/given.json", f"truth={world}/truth.json")
+    out = tmp_path / "out"
+    figures, _ = do(out, "mode=filter", *settings, *NOISY, "filter.threshold=0.75")
+    assert figures["n_bad"] == figures["n_suspicious"] == 2 and figures["precision"] == figures["recall"] == 1
+    with open(out / "ranking.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["sample_id"] for row in rows[:2]} == {"100", "103"} and len(rows) == 6
+    assert [row["suspicious"] for row in rows] == ["1", "1", "0", "0", "0", "0"]
+    assert all(float(row["predicted_iou"]) == float(row["true_iou"]) for row in rows)
+    page = (out / "suspicious.html").read_text()
+    assert page.count("<article>") == 2 and "prefers-color-scheme: dark" in page and "http" not in page
+    made = json.loads((out / "annotations.json").read_text())["annotations"]
+    given = json.loads((world / "given.json").read_text())["annotations"]
+    assert [entry["suspicious"] for entry in made] == [True, False, False, True, False, False]
+    assert [entry["segmentation"] for entry in made] == [entry["segmentation"] for entry in given]
+    assert not (out / "masks").exists() and all(not t.steps for t in read_trajectories(out / "trajectories.jsonl"))
+
+
+def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path):
+    """Random weights know nothing, so that it is the way of the numbers that is tested, not their worth."""
+    from segagent.mllm import testing  # brings torch, which the others need not wait for
+
+    testing.write_nano(tmp_path / "nano")
+    settings = (f"images={world}/images", f"masks={world}/masks", "text=red star", f"mllm={tmp_path / 'nano'}")
+    expected = ("mode=filter", "reward.number=expected", "proposer.max_new_tokens=4")
+    figures, _ = do(tmp_path / "raw", *settings, *expected)
+    raw = [one.extras["pred_iou"] for one in read_trajectories(tmp_path / "raw" / "trajectories.jsonl")]
+    assert figures["n_unjudged"] == 0 and len(set(raw)) == 6 and all(0 < one < 1 for one in raw)
+    assert figures["n_suspicious"] == 0, "neither a threshold nor a calibration"
+    Calibration.fit(sorted(raw), [0.1, 0.2, 0.3, 0.8, 0.9, 1.0], "expected").save(tmp_path / "nano" / FILE_NAME)
+    calibrated = f"reward.calibration={tmp_path / 'nano'}"
+    figures, _ = do(tmp_path / "cal", *settings, *expected, calibrated)
+    assert figures["n_suspicious"] == 3 and figures["expected_precision"] == 1
+    with pytest.raises(ValueError, match="fitted on the expected number"):
+        do(tmp_path / "x", *settings, "mode=filter", calibrated)
+
+
+def test_broken_pictures_are_skipped_and_told(world, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(3):
+        data = (world / "images" / f"p{index}.png").read_bytes()
+        (images / f"p{index}.png").write_bytes(data[: len(data) // 2] if index == 1 else data)
+    settings = (f"images={images}", f"truth={world}/masks", "text=cup", *NOISY)
+    figures, done = do(tmp_path / "out", *settings)
+    assert figures["n"] == 2 and figures["n_skipped"] == 1 and "p1.png: broken image" in figures["skipped"][0]
+    assert done.skipped == figures["skipped"]
+    again, _ = do(tmp_path / "out", *settings, "resume=true")
+    assert again == figures
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (["mode=guess"], "choose annotate, refine, filter"),
+        (["images=null"], "say images=DIR"),
+        (["images=none"], "none: no such folder"),
+        (["mode=filter"], "say coco=FILE, or masks=DIR"),
+        (["coco=x.json"], "leave out text, texts and masks"),
+        (["segmentation=points"], "choose rle or polygons"),
+        (["filter.precision=90"], r"filter\.precision=90: in \(0, 1\]"),
+        (["out={world}/images/out"], "lies in the folder of the pictures"),
+        (["out={world}"], "holds other files; choose a new folder"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_done(world, tmp_path, settings, message):
+    settings = [one.replace("{world}", str(world)) for one in settings]
+    with pytest.raises(ValueError, match=message):
+        do(tmp_path / "out", f"images={world}/images", "text=cup", *NOISY, *settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_holes_stay_in_polygon_files():
+    mask = np.zeros((9, 9), bool)
+    mask[2:7, 2:7] = True
+    assert isinstance(segmentation_of(encode_rle(mask), True), list)
+    mask[4, 4] = False
+    assert segmentation_of(encode_rle(mask), True) == encode_rle(mask)
+    assert segmentation_of(encode_rle(mask & False), True) == encode_rle(mask & False)
