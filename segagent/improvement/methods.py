@@ -40,9 +40,7 @@ def rewards_of(trajectory: Trajectory, reward: str) -> list[float | None]:
     if reward == "true_iou":
         values = [trajectory.init_iou, *(step.iou_after for step in trajectory.steps)]
         if None in values:
-            raise ValueError(
-                f"sample {trajectory.sample_id!r} has no target mask, so no true IoU; give data with masks"
-            )
+            raise ValueError(f"sample {trajectory.sample_id!r} has no target mask, so no true IoU to judge by")
         return values
     if "returned" not in trajectory.extras:
         raise ValueError(

@@ -117,6 +117,7 @@ def roll_out_shared(engine: RolloutEngine, work: RolloutWork, out: Path, process
         if not out.exists():
             _join([part_of(out, f"{index}/{count}") for index in range(count)], out)
         for part in parts_begun(out)[1]:
+            beside(part, ".config.yaml").unlink(missing_ok=True)
             part.unlink()
     processes.wait_for_everyone()
 

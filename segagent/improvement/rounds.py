@@ -115,11 +115,10 @@ class Improvement:
         if folder.number:
             folder.path.mkdir(parents=True, exist_ok=True)
             self._collect(folder)
-            self._train(folder)
-            rules, lines = self.config.rollout, folder.rollouts
-            figures |= {"rollouts": self._scores(lines, rules.max_clicks, len(self.samples))}
-            figures |= {"selection": json.loads(folder.selection.read_text(encoding="utf-8"))}
-            figures |= {"training": self._training}
+            trained = self._train(folder)
+            figures["rollouts"] = self._scores(folder.rollouts, self.config.rollout.max_clicks, len(self.samples))
+            figures["selection"] = read_figures(folder.selection)
+            figures["training"] = trained
         if self.config.evaluation.data is not None:
             figures["evaluation"] = self._evaluate(folder)
         self.accelerator.wait_for_everyone()
@@ -134,14 +133,14 @@ class Improvement:
             if self.accelerator.is_main_process:
                 select(folder.rollouts, self.method, folder.selected, folder.selection)
         self.accelerator.wait_for_everyone()
-        counts = json.loads(folder.selection.read_text(encoding="utf-8"))
+        counts = read_figures(folder.selection)
         if not counts["selected"]:
             raise ValueError(
                 f"{folder.rollouts}: none of {counts['trajectories']} trajectories is selected; {self.method.hint}, "
                 "and begin anew (overwrite=true)"
             )
 
-    def _train(self, folder: RoundFolder) -> None:
+    def _train(self, folder: RoundFolder) -> Figures:
         """S_n: S_0 trained on what the method says, its last weights."""
         earlier = [RoundFolder(self.out, number).selected for number in range(1, folder.number + 1)]
         config = _plain(self.config)
@@ -152,7 +151,7 @@ class Improvement:
         with tracker if self.accelerator.is_main_process else nullcontext():
             trainer.run(resume=True)
         trainer.folder.save_best(trainer.mllm, trainer.prepared, trainer.accelerator)
-        self._training = {"states": len(trainer.examples)} | training_figures(trainer.step_log)
+        return {"states": len(trainer.examples)} | training_figures(trainer.step_log)
 
     def _evaluate(self, folder: RoundFolder) -> Figures:
         evaluation = self.config.evaluation

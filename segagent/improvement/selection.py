@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from pathlib import Path
+
+from tqdm import tqdm
 
 from segagent.data.trajectories import TrajectoryWriter, read_trajectories
 from segagent.entry import write_text
@@ -37,7 +40,7 @@ def select(rollouts: Path, method: Method, out: Path, counts_out: Path) -> None:
     partial = out.with_name(out.name + ".partial")
     counts: Counter[str] = Counter()
     with TrajectoryWriter(partial) as writer:
-        for trajectory in read_trajectories(rollouts):
+        for trajectory in tqdm(read_trajectories(rollouts), desc="select", unit="sample", file=sys.stderr):
             selected = method.select(trajectory)
             counts.update(counts_of(trajectory, selected))
             if selected is not None:

@@ -147,13 +147,8 @@ def test_selection_counts_every_click_and_what_it_writes_is_learnt(dataset, roll
     assert not list(tmp_path.glob("*.partial"))
     dialogue, paths = load_dialogue("nano"), [tmp_path / "selected.jsonl"]
     states = read_states(paths, dataset, dialogue, tasks=["click"])
-    examples = Examples(
-        states=states,
-        paths=paths,
-        dataset=dataset,
-        dialogue=dialogue,
-        tasks=TaskMix(click=1, iou_click=0, iou=0, perturbed=0),
-    )
+    tasks = TaskMix(click=1, iou_click=0, iou=0, perturbed=0)
+    examples = Examples(states=states, paths=paths, dataset=dataset, dialogue=dialogue, tasks=tasks)
     assert len(examples) == 33
     for row in range(33):
         made, state = ended[int(states.trajectory[row])], int(states.state[row])
