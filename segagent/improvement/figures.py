@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from segagent.data.predictions import prediction_record
 from segagent.data.trajectories import read_trajectories
@@ -72,7 +73,7 @@ def draw_rounds(rounds: Sequence[Figures], title: str, path: Path) -> None:
     _models(left, {row["round"] - 1: row["rollouts"] for row in rounds if "rollouts" in row}, "training samples", "--")
     held_out = {row["round"]: row["evaluation"] for row in rounds if "evaluation" in row}
     _models(left, held_out, "held-out samples", "-")
-    left.set(xlabel="model S_n", ylabel="cIoU, 95% interval", ylim=(0, 1), xticks=range(len(rounds) + 1))
+    left.set(xlabel="model S_n", ylabel="cIoU, 95% interval", ylim=(0, 1), xticks=range(rounds[-1]["round"] + 1))
     left.legend(frameon=False)
     shown = held_out or {row["round"] - 1: row["rollouts"] for row in rounds if "rollouts" in row}
     for model, scores in shown.items():
@@ -80,6 +81,7 @@ def draw_rounds(rounds: Sequence[Figures], title: str, path: Path) -> None:
         right.plot(range(len(curve)), curve, marker="o", ms=3, label=f"S_{model}")
     samples = "held-out" if held_out else "training"
     right.set(xlabel="clicks", ylabel=f"mean IoU, {samples} samples", ylim=(0, 1))
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.legend(frameon=False)
     for axes in (left, right):
         axes.grid(axis="y", color="#8888", linewidth=0.5)

@@ -106,7 +106,8 @@ def test_each_round_leaves_its_data_its_model_and_its_figures(whole):
     assert counts["clicks"] == counts["kept"] + counts["relabelled"] + counts["left_out"]
     assert counts["relabelled"] > 0 and counts["kept"] > 0, "the second click in one place helps nobody"
     assert first["training"]["steps"] == 2 and first["training"]["states"] > 5
-    assert {path.name for path in (whole / "round_1" / "train").iterdir()} == {"best", "train.csv", "curve.png"}
+    trained = {path.name for path in (whole / "round_1" / "train").iterdir()}
+    assert trained == {"best", "train.csv", "validation.csv", "curve.png"}, "no checkpoints any more"
     replies = [RoundFolder(whole, number).rollouts.read_text() for number in (1, 2)]
     assert replies[0] != replies[1], "the second round is rolled out by the model of the first"
 
