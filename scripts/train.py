@@ -12,94 +12,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from omegaconf import DictConfig, OmegaConf
 
-from segagent.configuration import build
-from segagent.dialogue import Dialogue, load_dialogue
 from segagent.entry import claim_output, run_entry
-from segagent.mllm.base import MLLM
-from segagent.training.cell_needs import CellNeeds
-from segagent.training.collate import without_weights
-from segagent.training.examples import Examples
-from segagent.training.sft import Auxiliary, SftTrainer, out_of_memory_told
-from segagent.training.sft_checkpoint import SftFolder
-from segagent.training.sft_data import make_examples, with_generated
-from segagent.training.sft_processes import is_sharded, start_processes
-from segagent.training.sft_settings import SftSettings
-from segagent.training.sft_validation import SftValidation
+from segagent.training.sft_setup import make_trainer
 from segagent.training.tracking import Tracker
-from segagent.training.visual_words import VisualWords
-
-
-def dialogue_of(mllm: MLLM) -> Dialogue:
-    """The dialogue that the model is to learn. Raises `ValueError` when none is named."""
-    if mllm.dialogue is None:
-        raise ValueError("the checkpoint names no dialogue; say mllm.dialogue=NAME (configs/dialogue/)")
-    return load_dialogue(mllm.dialogue)
-
-
-def place(config: DictConfig, accelerator: Accelerator) -> None:
-    """Several processes: each has its own device. Weights that will be shared out are loaded into memory first."""
-    if accelerator.num_processes > 1:
-        for part, device in (("mllm", "cpu" if is_sharded(accelerator) else None), ("segmenter", None)):
-            if config[part] is not None and "device" in config[part]:
-                config[part].device = device or str(accelerator.device)
-
-
-def load_model(config: DictConfig) -> MLLM:
-    if config.mllm is None:
-        raise ValueError("mllm: no model given; say mllm=FOLDER or mllm=NAME (--help lists the names)")
-    mllm = build(config.mllm)
-    if not hasattr(mllm, "network"):
-        raise ValueError(f"mllm={type(mllm).__name__}: has no weights here; train one that is loaded from a folder")
-    return mllm
-
-
-def make_trainer(config: DictConfig, settings: SftSettings, tracker: Tracker) -> SftTrainer:
-    accelerator = start_processes(config.device, settings)
-    place(config, accelerator)
-    mllm = load_model(config)
-    dialogue = dialogue_of(mllm)
-    auxiliary, cells = auxiliary_losses(mllm, dialogue, settings)
-    learnt = held_out = None
-    if config.data.trajectories is not None or config.generated.share < 1:
-        seen, held_out = without_weights(mllm).seen_size, config.validation.limit
-        learnt, held_out = make_examples(config, dialogue, held_out=held_out, seen=seen, **cells)
-    return SftTrainer(
-        mllm=mllm,
-        examples=with_generated(config, dialogue, learnt, **cells),
-        folder=SftFolder(config.out, keep=settings.keep),
-        settings=settings,
-        validation=None if held_out is None else make_validation(config, held_out),
-        accelerator=accelerator,
-        tracker=tracker,
-        seed=config.seed,
-        auxiliary=auxiliary,
-    )
-
-
-def auxiliary_losses(
-    mllm: MLLM, dialogue: Dialogue, settings: SftSettings
-) -> tuple[list[tuple[float, Auxiliary]], dict[str, int]]:
-    """(losses with their weights, what `make_examples` must know for them: cells a side)."""
-    losses: dict[str, tuple[float, Auxiliary]] = {}
-    if settings.auxiliary:
-        losses["words"] = settings.auxiliary, VisualWords(mllm)
-    if settings.needs:
-        losses["needs"] = settings.needs, CellNeeds(mllm, dialogue)
-    return list(losses.values()), {name: mllm.network.config.grid for name in losses}
-
-
-def make_validation(config: DictConfig, examples: Examples) -> SftValidation:
-    checked = config.validation
-    return SftValidation(
-        examples=examples,
-        segmenter=build(config.segmenter) if checked.with_segmenter else None,
-        states=checked.states,
-        batch_size=checked.batch_size,
-        max_new_tokens=checked.max_new_tokens,
-    )
 
 
 def main(config: DictConfig) -> int:
@@ -107,9 +24,7 @@ def main(config: DictConfig) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     tracker = Tracker(folder=out, settings=OmegaConf.to_container(config), **config.wandb)
-    settings = build(config.train)
-    with out_of_memory_told(settings, "loading the model"):
-        trainer = make_trainer(config, settings, tracker)
+    trainer = make_trainer(config, tracker)
     is_main = trainer.accelerator.is_main_process
     if is_main:
         claim_output(out / "train.csv", config, out / "train.csv")

@@ -145,11 +145,12 @@ def beside(out: str | Path, ending: str) -> Path:
     return out.with_name(out.stem + ending)
 
 
-def claim_output(out: str | Path, config: DictConfig, data_file: Path) -> None:
+def claim_output(out: str | Path, config: DictConfig, data_file: Path, but: Sequence[str] = RUN_KEYS) -> None:
     """Makes sure that writing to `out` loses nothing, and writes `NAME.config.yaml` beside it.
 
-    data_file: where results stand while the run goes on. Raises `ValueError` when it exists and neither `resume` nor
-    `overwrite` is set, or when a resumed run has other settings; `OSError` when the folder cannot be written.
+    data_file: where results stand while the run goes on. but: keys that a resumed run may change. Raises `ValueError`
+    when it exists and neither `resume` nor `overwrite` is set, or when a resumed run has other settings; `OSError` when
+    the folder cannot be written.
     """
     config_file = beside(out, ".config.yaml")
     if config.resume and config.overwrite:
@@ -160,7 +161,7 @@ def claim_output(out: str | Path, config: DictConfig, data_file: Path) -> None:
                 f"{data_file}: is there already; say resume=true to go on, or overwrite=true to begin anew"
             )
         if config_file.exists():
-            changed = differing_settings(OmegaConf.load(config_file), config)
+            changed = differing_settings(OmegaConf.load(config_file), config, but)
             if changed:
                 raise ValueError(f"{config_file}: cannot resume with other settings: {'; '.join(changed)}")
     try:

@@ -18,7 +18,7 @@ LEVELS = [
     ["report", "run", "training"],
     ["entry"],
     ["results"],
-    ["annotation"],
+    ["annotation", "improvement"],
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 

@@ -216,10 +216,11 @@ class SftTrainer:
         settings, finished = self.settings, progress.step == self.steps
         if self.validation is not None and (progress.step % settings.validate_every == 0 or finished):
             self._validate(progress)
-        if last or progress.step % settings.checkpoint_every == 0:
-            self.folder.save(self.mllm, self.prepared, self.optimizer, progress, self.accelerator)
+        # Before the checkpoint: a run that is resumed from it does not come here again.
         if self.accelerator.is_main_process and (finished or progress.step % settings.validate_every == 0):
             draw_sft_curves(self.step_log.rows(), self.validation_log.rows(), self.folder.path / "curve.png")
+        if last or progress.step % settings.checkpoint_every == 0:
+            self.folder.save(self.mllm, self.prepared, self.optimizer, progress, self.accelerator)
 
     def _validate(self, progress: Progress) -> None:
         self.prepared.eval()

@@ -1,0 +1,54 @@
+"""Policy improvement: rounds of rollouts, selection of what is learnt, and training from S_0 (StaR, StaR+, DAgger).
+
+    python scripts/improve.py mllm=FOLDER method=star_plus data=refshapes data.subset=refshapes-thin \
+        data.trajectories=traj.jsonl rounds=1 out=runs/star
+
+Writes, per round, round_N/rollouts.jsonl, selected.jsonl, train/best/ (the model, for mllm=FOLDER) and figures.json;
+improve.json and improve.png over all rounds. docs/improvement.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from segagent.configuration import build
+from segagent.entry import RUN_KEYS, claim_output, run_entry
+from segagent.improvement.figures import format_rounds
+from segagent.improvement.folder import RoundFolder, clear_rounds
+from segagent.improvement.rounds import Improvement
+from segagent.run import parse_shard
+from segagent.training.sft_processes import start_processes
+
+
+def main(config: DictConfig) -> int:
+    out = Path(config.out)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    accelerator = start_processes(config.device, build(config.train))
+    improvement = Improvement(config, accelerator)
+    if parse_shard(config.shard)[1] > 1:
+        if accelerator.num_processes > 1:
+            raise ValueError(f"shard={config.shard}: the processes of accelerate share the rollouts by themselves")
+        print(f"part of the rollouts {improvement.roll_out_shard(config.shard)}")
+        return 0
+    improvement.check()
+    if accelerator.is_main_process:
+        claim_output(out / "improve.json", config, out / "round_1", but=(*RUN_KEYS, "rounds"))
+        if config.overwrite:
+            clear_rounds(out)
+        (out / "round_1").mkdir(exist_ok=True)  # from now on the run is there
+    accelerator.wait_for_everyone()
+    rounds = improvement.run()
+    if accelerator.is_main_process:
+        print(format_rounds(rounds))
+        print(f"\nmodel   {RoundFolder(out, config.rounds).model}\nfigures {out / 'improve.json'}")
+        print(f"plot    {out / 'improve.png'}")
+    parts = [figures.get(part, {}) for figures in rounds for part in ("rollouts", "evaluation")]
+    return 1 if any(part.get("n_skipped") for part in parts) else 0
+
+
+if __name__ == "__main__":
+    run_entry(main, "improve", __doc__)

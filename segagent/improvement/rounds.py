@@ -1,0 +1,266 @@
+"""The loop: S_{n-1} rolls out, the method selects D_n, S_0 is trained on it, S_n is measured; N rounds.
+
+Every stage leaves a file that is whole or not there, so that a killed run goes on where it stopped and ends with the
+same files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from segagent.configuration import build
+from segagent.data.base import Dataset
+from segagent.data.trajectories import read_trajectories
+from segagent.entry import beside, claim_output, write_text
+from segagent.improvement.figures import (
+    Figures,
+    draw_rounds,
+    read_figures,
+    scores_of,
+    training_figures,
+)
+from segagent.improvement.folder import RoundFolder
+from segagent.improvement.rollouts import RolloutWork, check_parts, part_of, roll_out_shared
+from segagent.improvement.selection import select
+from segagent.policies.search import TreeSearch
+from segagent.training.examples import TaskMix
+from segagent.training.sft_data import build_pictures, trajectory_files
+from segagent.training.sft_setup import dialogue_of, load_model, make_trainer
+from segagent.training.tracking import Tracker
+from segagent.training.trajectory_index import read_states
+
+_SHOWN = 5  # ids that a message lists
+
+
+class Improvement:
+    """All rounds of one run. config: as `configs/improve.yaml`, resolved. accelerator: the processes, see
+    `sft_processes.start_processes`. Raises `ValueError` for settings that cannot work, before anything is rolled out.
+    """
+
+    def __init__(self, config: DictConfig, accelerator: Accelerator) -> None:
+        if config.rounds < 1:
+            raise ValueError(f"rounds={config.rounds}: at least 1")
+        if config.limit is not None and config.limit < 1:
+            raise ValueError(f"limit={config.limit}: at least 1 sample, or null for all")
+        if config.mllm is None:
+            raise ValueError("mllm: no model given; say mllm=FOLDER, the model that supervised training made (S_0)")
+        self.config, self.accelerator, self.out = config, accelerator, Path(config.out)
+        self.method, self.engine = build(config.method), build(config.engine)
+        self.start = [] if config.data.trajectories is None else [Path(path) for path in trajectory_files(config)]
+        name = type(self.method).__name__
+        if self.method.needs_start and not self.start:
+            raise ValueError(f"{name} learns from D_0 too: say data.trajectories=FILE, what S_0 was trained on")
+        if self.method.needs_search and not issubclass(get_class(config.policy._target_), TreeSearch):
+            raise ValueError(
+                "method.reward=search: needs rollouts whose every mask was judged; say policy=greedy search.k=1 "
+                "(reward=predicted_iou is the process reward model), or method.reward=true_iou"
+            )
+        self.samples = chosen_samples(build_pictures(config), self.start, config.limit)
+
+    # --- what is called ---------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Reads S_0 and D_0 as the trainings will. Raises `ValueError` for what they would refuse hours later."""
+        dialogue, tasks = dialogue_of(load_model(self.config)), TaskMix(**self.config.tasks)
+        tasks.check(dialogue)
+        if self.method.needs_start:
+            read_states(self.start, build_pictures(self.config), dialogue, tasks=tasks.names)
+
+    def run(self) -> list[Figures]:
+        """Does what is left of all rounds; their figures, S_0's first where it was measured."""
+        numbers = range(0 if self.config.evaluation.data is not None else 1, self.config.rounds + 1)
+        for number in numbers:
+            folder = RoundFolder(self.out, number)
+            if not folder.is_done:
+                self._round(folder)
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                folder.tidy()
+                self._summarise(range(numbers.start, number + 1))
+        return [read_figures(RoundFolder(self.out, number).figures) for number in numbers]
+
+    def roll_out_shard(self, shard: str) -> Path:
+        """Does one part (`i/n`) of the rollouts of the round that is due; the part's file.
+
+        Raises `ValueError` when that round has its rollouts, or `rounds` are done, and as `claim_output` does.
+        """
+        due = (RoundFolder(self.out, number) for number in range(1, self.config.rounds + 1))
+        folder = next((folder for folder in due if not folder.is_done), None)
+        if folder is None:
+            raise ValueError(f"{self.out}: all {self.config.rounds} rounds are done; nothing is left to roll out")
+        if folder.rollouts.exists():
+            raise ValueError(
+                f"{folder.rollouts}: was begun by one process or is joined; go on with resume=true and without shard"
+            )
+        part = part_of(folder.rollouts, shard)
+        claim_output(part, self.config, part)
+        if self.config.overwrite:
+            part.unlink(missing_ok=True)
+        check_parts(folder.rollouts, self.config)
+        self.engine.roll_out(self._work(folder.number), part, shard)
+        return part
+
+    # --- a round ----------------------------------------------------------------------------------------------------
+
+    def _round(self, folder: RoundFolder) -> None:
+        figures: Figures = {"round": folder.number}
+        if folder.number:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            self._collect(folder)
+            trained = self._train(folder)
+            figures["rollouts"] = self._scores(folder.rollouts, self.config.rollout.max_clicks, len(self.samples))
+            figures["selection"] = read_figures(folder.selection)
+            figures["training"] = trained
+        if self.config.evaluation.data is not None:
+            figures["evaluation"] = self._evaluate(folder)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            write_text(folder.figures, json.dumps(figures, indent=1) + "\n")
+
+    def _collect(self, folder: RoundFolder) -> None:
+        """Rollouts, then D_n. Raises `ValueError` when nothing is selected."""
+        if not folder.selected.exists():
+            check_parts(folder.rollouts, self.config)
+            roll_out_shared(self.engine, self._work(folder.number), folder.rollouts, self.accelerator)
+            if self.accelerator.is_main_process:
+                select(folder.rollouts, self.method, folder.selected, folder.selection)
+        self.accelerator.wait_for_everyone()
+        counts = read_figures(folder.selection)
+        if not counts["selected"]:
+            raise ValueError(
+                f"{folder.rollouts}: none of {counts['trajectories']} trajectories is selected; {self.method.hint}, "
+                "and begin anew (overwrite=true)"
+            )
+
+    def _train(self, folder: RoundFolder) -> Figures:
+        """S_n: S_0 trained on what the method says, its last weights."""
+        earlier = [RoundFolder(self.out, number).selected for number in range(1, folder.number + 1)]
+        config = _plain(self.config)
+        config.data.trajectories = [str(path) for path in self.method.files(self.start, earlier)]
+        config.out, config.min_final_iou, config.validation = str(folder.train), None, {"limit": 0}
+        config.generated = {"share": 0.0}
+        tracker = Tracker(folder=folder.train, settings=OmegaConf.to_container(config), **config.wandb)
+        trainer = make_trainer(config, tracker)
+        with tracker if self.accelerator.is_main_process else nullcontext():
+            trainer.run(resume=True)
+        trainer.folder.save_best(trainer.mllm, trainer.prepared, trainer.accelerator)
+        return {"states": len(trainer.examples)} | training_figures(trainer.step_log)
+
+    def _evaluate(self, folder: RoundFolder) -> Figures:
+        evaluation = self.config.evaluation
+        samples = range(len(build(evaluation.data)))
+        work = self._work(
+            folder.number + 1,
+            data=evaluation.data,
+            samples=samples,
+            policy=evaluation.policy,
+            rules=OmegaConf.create({"max_clicks": evaluation.max_clicks}),
+            title=f"evaluate S_{folder.number}",
+        )
+        folder.path.mkdir(parents=True, exist_ok=True)
+        roll_out_shared(self.engine, work, folder.evaluation, self.accelerator)
+        return self._scores(folder.evaluation, evaluation.max_clicks, len(samples))
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _work(self, number: int, **changes: Any) -> RolloutWork:
+        """What S_{number - 1} is to roll out on the training samples; changes: see `RolloutWork`."""
+        config = self.config
+        pictures = OmegaConf.masked_copy(config.data, [key for key in config.data if key != "trajectories"])
+        work = {
+            "data": pictures,
+            "samples": self.samples,
+            "policy": config.policy,
+            "segmenter": config.segmenter,
+            "rules": config.rollout,
+            "init": config.init,
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+            "on_error": config.on_error,
+            "title": f"round {number} rollouts",
+        } | changes
+        device = str(self.accelerator.device) if self.accelerator.num_processes > 1 else None
+        for part in ("policy", "segmenter"):
+            work[part] = placed(with_model(work[part], config.mllm, self._model(number - 1)), device)
+        return RolloutWork(**work)
+
+    def _model(self, number: int) -> str:
+        return self.config.mllm.path if number == 0 else str(RoundFolder(self.out, number).model)
+
+    def _scores(self, lines: Path, click_limit: int, asked: int) -> Figures:
+        return scores_of(lines, click_limit=click_limit, asked=asked, seed=self.config.seed)
+
+    def _summarise(self, numbers: range) -> None:
+        rounds = [read_figures(RoundFolder(self.out, number).figures) for number in numbers]
+        name = type(self.method).__name__
+        write_text(self.out / "improve.json", json.dumps({"method": name, "rounds": rounds}, indent=1) + "\n")
+        partial = self.out / "improve.partial.png"
+        draw_rounds(rounds, name, partial)
+        partial.replace(beside(self.out / "improve.json", ".png"))
+
+
+def chosen_samples(dataset: Dataset, start: Sequence[Path], limit: int | None) -> list[int]:
+    """Indices of the samples that are rolled out on, ascending: those of the files `start`, without files all.
+
+    limit: the first so many. Raises `ValueError` when a file is not there or of other data.
+    """
+    absent = [str(path) for path in start if not path.is_file()]
+    if absent:
+        raise ValueError(f"{', '.join(absent)}: no such file; data.trajectories is what S_0 was trained on")
+    wanted = {made.sample_id: path for path in start for made in read_trajectories(path)}
+    total, found = len(dataset), []
+    for index in range(total):
+        if len(found) == (len(wanted) if start else limit or total):
+            break
+        if not start or dataset.sample_id(index) in wanted:
+            found.append(index)
+    if len(found) < len(wanted):
+        there = {dataset.sample_id(index) for index in found}
+        missing = [sample_id for sample_id in wanted if sample_id not in there]
+        raise ValueError(
+            f"{wanted[missing[0]]}: {len(missing)} of {len(wanted)} samples of data.trajectories are not in data "
+            f"({', '.join(missing[:_SHOWN])}); give the data= that they were simulated on"
+        )
+    if not found:
+        raise ValueError("nothing to roll out on: data, or data.trajectories, is empty")
+    return found[:limit]
+
+
+def _plain(config: DictConfig) -> DictConfig:
+    """A copy that takes new keys."""
+    return OmegaConf.create(OmegaConf.to_container(config))
+
+
+def with_model(config: DictConfig, start: DictConfig, path: str) -> DictConfig:
+    """A copy in which each mention of the model `start` is the same model, loaded from `path`."""
+    old = OmegaConf.to_container(start)
+
+    def renew(node: Any) -> Any:
+        if node == old:
+            return old | {"path": path}
+        if isinstance(node, dict):
+            return {key: renew(value) for key, value in node.items()}
+        return [renew(value) for value in node] if isinstance(node, list) else node
+
+    return OmegaConf.create(renew(OmegaConf.to_container(config)))
+
+
+def placed(config: DictConfig, device: str | None) -> DictConfig:
+    """The config with every `device` in it set; None: as it is."""
+    if device is None:
+        return config
+
+    def place(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: device if key == "device" else place(value) for key, value in node.items()}
+        return [place(value) for value in node] if isinstance(node, list) else node
+
+    return OmegaConf.create(place(OmegaConf.to_container(config)))

@@ -1,0 +1,235 @@
+"""scripts/improve.py: rounds from S_0, kept apart; killed and resumed; shared out; wrong input."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from segagent.configuration import compose_config
+from segagent.entry import expand_checkpoints
+from segagent.improvement import rounds as rounds_room
+from segagent.improvement.folder import RoundFolder
+from segagent.mllm.testing import write_nano, write_qwen_vl_chat
+from segagent.run import run_config
+from segagent.training.sft_checkpoint import SftFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ["data=refshapes", "data.size=128", "data.limit=5", "segmenter=graphcut", "segmenter.max_pixels=1024"]
+# A reply of random weights is noise; this one begins with a click, so that there is something to keep and to replace.
+AGENT = [
+    "policy.prefix='Current IOU: 50, Positive point: (500, 500)'",
+    "policy.temperature=1",
+    "policy.max_new_tokens=4",
+]
+SETTINGS = [
+    *PICTURES, "device=cpu", "wandb.mode=disabled", "train.epochs=null", "train.steps=2", "train.global_batch=2",
+    "train.batch_size=2", "train.workers=0", "train.precision=float32", "train.lr=0.01", "rollout.max_clicks=2",
+    "batch_size=2", "threads=1",
+]  # fmt: skip
+MEASURED = [
+    "data@evaluation.data=refshapes", "evaluation.data.size=128", "evaluation.data.limit=2", "evaluation.max_clicks=1",
+    "evaluation.policy.max_new_tokens=4",
+]  # fmt: skip
+TIMED = ("samples_per_second", "tokens_per_second")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("improve", ROOT / "scripts" / "improve.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A folder with S_0 of random weights (`nano`) and D_0 (`d0.jsonl`)."""
+    root = tmp_path_factory.mktemp("parts")
+    write_nano(root / "nano")
+    given = [*PICTURES, "data.split=train", "simulate.max_clicks=2", f"out={root / 'd0.jsonl'}", "device=cpu"]
+    config = compose_config("simulate", given)
+    OmegaConf.resolve(config)
+    run_config(config, config.simulate, root / "d0.jsonl", "simulate")
+    return root
+
+
+@pytest.fixture(scope="module")
+def improve(script, parts):
+    def call(*overrides):
+        model = [] if any(given.startswith("mllm=") for given in overrides) else [f"mllm={parts / 'nano'}"]
+        given = [*model, f"data.trajectories={parts / 'd0.jsonl'}", *SETTINGS, *overrides]
+        config = compose_config("improve", expand_checkpoints(given))
+        OmegaConf.resolve(config)
+        return script.main(config)
+
+    return call
+
+
+def files(out):
+    """Every file of a run but its settings, as it is to be after a kill too: without the training's times."""
+    found = {}
+    for path in sorted(path for path in out.rglob("*") if path.is_file() and path.name != "improve.config.yaml"):
+        content = path.read_bytes()
+        if path.name == "train.csv":
+            rows = [line.split(",") for line in content.decode().splitlines()]
+            timed = [rows[0].index(name) for name in TIMED]
+            content = [[cell for k, cell in enumerate(row) if k not in timed] for row in rows]
+        found[str(path.relative_to(out))] = content
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(improve, tmp_path_factory):
+    """Two rounds of StaR+ with an evaluation, undisturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert improve(*AGENT, *MEASURED, "rounds=2", f"out={out}") == 0
+    return out
+
+
+def test_each_round_leaves_its_data_its_model_and_its_figures(whole):
+    names = {path.name for path in whole.iterdir()}
+    assert names == {"round_0", "round_1", "round_2", "improve.json", "improve.png", "improve.config.yaml"}
+    kept = {path.name for path in (whole / "round_2").iterdir()}
+    assert kept == {"rollouts.jsonl", "selected.jsonl", "selection.json", "train", "evaluation.jsonl", "figures.json"}
+    summary = json.loads((whole / "improve.json").read_text())
+    assert summary["method"] == "StarPlus" and [row["round"] for row in summary["rounds"]] == [0, 1, 2]
+    first, last = summary["rounds"][1:]
+    assert first["rollouts"]["n"] == 5 and last["evaluation"]["n"] == 2 and "rollouts" not in summary["rounds"][0]
+    counts = first["selection"]
+    assert counts["clicks"] == counts["kept"] + counts["relabelled"] + counts["left_out"]
+    assert counts["relabelled"] > 0 and counts["kept"] > 0, "the second click in one place helps nobody"
+    assert first["training"]["steps"] == 2 and first["training"]["states"] > 5
+    trained = {path.name for path in (whole / "round_1" / "train").iterdir()}
+    assert trained == {"best", "train.csv", "validation.csv", "curve.png"}, "no checkpoints any more"
+    replies = [RoundFolder(whole, number).rollouts.read_text() for number in (1, 2)]
+    assert replies[0] != replies[1], "the second round is rolled out by the model of the first"
+
+
+def test_every_round_begins_with_the_weights_of_s0(improve, tmp_path):
+    """The oracle's rollouts are the same in both rounds, so the models are too, unless one began with the other."""
+    improve("policy=oracle", "rounds=1", f"out={tmp_path}")
+    improve("policy=oracle", "rounds=2", f"out={tmp_path}", "resume=true")
+    one, two = (RoundFolder(tmp_path, number) for number in (1, 2))
+    assert one.selected.read_bytes() == two.selected.read_bytes()
+    assert (one.model / "model.safetensors").read_bytes() == (two.model / "model.safetensors").read_bytes()
+
+
+def test_star_learns_its_round_alone_and_dagger_all_rounds(improve, parts, tmp_path):
+    states = {}
+    for method in ("star", "star_plus", "dagger"):
+        out = tmp_path / method
+        given = ["policy=noisy_oracle", "rounds=2", f"method={method}", f"out={out}"]
+        improve(*given, *(["method.min_reward=0.0", "data.trajectories=null"] if method == "star" else []))
+        rows = json.loads((out / "improve.json").read_text())["rounds"]
+        states[method] = [row["training"]["states"] for row in rows]
+    assert states["star"][0] == states["star"][1] < states["star_plus"][0]
+    assert states["star_plus"][0] == states["star_plus"][1]
+    assert states["dagger"][0] < states["dagger"][1]
+
+
+def test_killed_with_nine_and_resumed_is_the_run_that_was_not(improve, parts, whole, tmp_path):
+    out = tmp_path / "run"
+    given = [f"mllm={parts / 'nano'}", f"data.trajectories={parts / 'd0.jsonl'}", *SETTINGS, *AGENT, *MEASURED]
+    command = [sys.executable, str(ROOT / "scripts" / "improve.py"), *given, "rounds=2", f"out={out}"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    lines, deadline = out / "round_1" / "rollouts.jsonl", time.monotonic() + 300
+    while not (lines.exists() and lines.stat().st_size) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "improve.png").exists() or len(json.loads((out / "improve.json").read_text())["rounds"]) < 3
+    with pytest.raises(ValueError, match=r"round_1: is there already; say resume=true"):
+        improve(*AGENT, *MEASURED, "rounds=2", f"out={out}")
+    assert improve(*AGENT, *MEASURED, "rounds=2", f"out={out}", "resume=true") == 0
+    assert files(out) == files(whole)
+    with pytest.raises(ValueError, match=r"cannot resume with other settings: method.min_gain \(0.0 then, 0.1 now\)"):
+        improve(*AGENT, *MEASURED, "rounds=2", f"out={out}", "resume=true", "method.min_gain=0.1")
+
+
+class Killed(BaseException):
+    """Like a kill: nothing in the package may catch it."""
+
+
+def test_killed_in_every_stage_and_resumed(improve, whole, tmp_path, monkeypatch):
+    stages = [
+        (rounds_room, "select", False),
+        (rounds_room, "select", True),
+        (SftFolder, "save", True),
+        (SftFolder, "save_best", False),
+        (SftFolder, "save_best", True),
+        (rounds_room, "scores_of", True),
+    ]
+    given = [*AGENT, *MEASURED, "rounds=2", f"out={tmp_path / 'run'}"]
+    for number, (place, name, after) in enumerate(stages):
+        original = getattr(place, name)
+
+        def dies(*arguments, original=original, after=after, **keywords):
+            if after:
+                original(*arguments, **keywords)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, dies)
+            with pytest.raises(Killed):
+                improve(*given, f"resume={'true' if number else 'false'}")
+    assert improve(*given, "resume=true") == 0
+    assert files(tmp_path / "run") == files(whole)
+
+
+def test_shards_are_joined_and_gone_on_from(improve, whole, tmp_path):
+    given = [*AGENT, *MEASURED, "rounds=2", f"out={tmp_path}"]
+    improve(*given, "shard=2/3")
+    part = tmp_path / "round_1" / "rollouts.2-of-3.jsonl"
+    assert part.read_text().count("\n") == 2
+    with pytest.raises(ValueError, match=r"2-of-3.jsonl: is there already; say resume=true"):
+        improve(*given, "shard=2/3")
+    with pytest.raises(ValueError, match=r"2-of-3.jsonl: has other settings: seed \(0 then, 1 now\)"):
+        improve(*given, "shard=0/3", "seed=1")
+    improve(*given, "shard=0/3")
+    assert improve(*given, "resume=true") == 0, "it does the part that nobody did"
+    assert files(tmp_path) == files(whole)
+    with pytest.raises(ValueError, match="all 2 rounds are done"):
+        improve(*given, "shard=0/3")
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["mllm=null"], "mllm: no model given; say mllm=FOLDER"),
+        (["rounds=0"], "rounds=0: at least 1"),
+        (["limit=0"], "limit=0: at least 1"),
+        (["data.trajectories=null"], "StarPlus learns from D_0 too: say data.trajectories=FILE"),
+        (["data.trajectories=none.jsonl"], "none.jsonl: no such file"),
+        (["data.split=val"], r"d0.jsonl: 5 of 5 samples of data.trajectories are not in data"),
+        (["method.reward=search"], "needs rollouts whose every mask was judged; say policy=greedy search.k=1"),
+        (["mllm.dialogue=released_qwen"], r"tasks.iou_click: this dialogue announces no IoU"),
+        (["mllm=endpoint", "mllm.path=x"], "has no weights here"),
+        (["train.global_batch=3"], "is no multiple of train.batch_size=2"),
+    ],
+)
+def test_wrong_input_is_told_before_anything_is_done(improve, tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        improve(*given, f"out={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_announces_no_iou_is_no_reward_model(improve, parts, tmp_path):
+    write_qwen_vl_chat(tmp_path / "qwen")
+    with pytest.raises(ValueError, match="has no wording for an IoU"):
+        improve(
+            f"mllm={tmp_path / 'qwen'}", "method.reward=search", "policy=greedy", "search.k=1", f"out={tmp_path / 'a'}",
+            "tasks.iou_click=0", "tasks.iou=0", "tasks.click=1",
+        )  # fmt: skip
+
+
+def test_nothing_selected_says_what_to_loosen(improve, tmp_path):
+    with pytest.raises(ValueError, match=r"none of 5 trajectories is selected; lower method.min_reward=1.0, or allow"):
+        improve(*AGENT, "method=star", "method.min_reward=1.0", f"out={tmp_path}")
