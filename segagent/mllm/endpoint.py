@@ -81,7 +81,8 @@ class Endpoint:
 
     path: the name under which the server knows the model. url: up to and including `/v1`. api_key_variable: environment
     variable of the key, see `Transport`, as are timeout, attempts, backoff and longest_wait. dialogue: the one that the
-    model was trained on. concurrency: requests under way at once. request_per_sample: ask for each sample by itself,
+    model was trained on. concurrency: requests under way at once; None: found while the server
+    answers, up to `most_concurrency`, see `Gate`. request_per_sample: ask for each sample by itself,
     so that the k-th follows from (seed, k) on servers that honour seeds; else by `n`, where the server shares the
     prompt but a sample may depend on how many were asked for. log_probs: ask for them; their sum is what the server
     counts, on most without the end token. prefix_mode: how a reply is made to begin with given text: `vllm` (vLLM and
@@ -99,7 +100,8 @@ class Endpoint:
         url: str = "http://127.0.0.1:8000/v1",
         api_key_variable: str = "OPENAI_API_KEY",
         dialogue: str | None = None,
-        concurrency: int = 8,
+        concurrency: int | None = None,
+        most_concurrency: int = 64,
         timeout: float = 120.0,
         attempts: int = 6,
         backoff: float = 1.0,
@@ -116,7 +118,7 @@ class Endpoint:
             raise ValueError("mllm.path: the name under which the server knows the model")
         if prefix_mode not in ("vllm", "last_message", "refuse"):
             raise ValueError(f"prefix_mode={prefix_mode!r}: choose vllm, last_message or refuse")
-        self.path, self.dialogue, self.concurrency = path, dialogue, concurrency
+        self.path, self.dialogue = path, dialogue
         self.request_per_sample, self.log_probs, self.prefix_mode = request_per_sample, log_probs, prefix_mode
         self.multiple, self.min_pixels, self.max_pixels = multiple, min_pixels, max_pixels
         self.extra = dict(extra or {})
@@ -125,6 +127,7 @@ class Endpoint:
             url=url,
             api_key_variable=api_key_variable,
             concurrency=concurrency,
+            most_concurrency=most_concurrency,
             timeout=timeout,
             attempts=attempts,
             backoff=backoff,
@@ -185,7 +188,7 @@ class Endpoint:
             return []
         self._check_server()
         stop = threading.Event()
-        with ThreadPoolExecutor(self.concurrency) as pool:
+        with ThreadPoolExecutor(min(len(rows), self._transport.gate.most + 1)) as pool:  # one more waits at the gate
             futures = [pool.submit(self._complete, row, max_new_tokens, stop) for row in rows]
             try:
                 answered = self._collect(futures, stop)
