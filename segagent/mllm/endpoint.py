@@ -188,7 +188,7 @@ class Endpoint:
             return []
         self._check_server()
         stop = threading.Event()
-        with ThreadPoolExecutor(min(len(rows), self._transport.gate.most + 1)) as pool:  # one more waits at the gate
+        with ThreadPoolExecutor(min(len(rows), self._transport.gate.threads)) as pool:
             futures = [pool.submit(self._complete, row, max_new_tokens, stop) for row in rows]
             try:
                 answered = self._collect(futures, stop)

@@ -32,6 +32,11 @@ class Gate:
         self._under_way, self._waiting, self._changed = 0, 0, threading.Condition()
         self._answers, self._since, self._rate, self._before, self._rounds = 0, clock(), 0.0, self.limit, 0
 
+    @property
+    def threads(self) -> int:
+        """As many as keep it full; while the limit is searched for, one more, which shows that others wait."""
+        return self.most + self._searches
+
     def __enter__(self) -> None:
         with self._changed:
             self._waiting += 1
