@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from rollout import machine
+from rollout_batches import machine
 
 from segagent.configuration import build, compose_config
 from segagent.data.predictions import prediction_record

@@ -1,29 +1,95 @@
 """The loop: samples, a policy and an environment -> trajectories. One code path for every entry and every scale.
 
-Lock-step batches: all running states of a batch, a search's candidates included, get one call of the policy and one
-`step_batch` per turn. Order and content of
-the result do not depend on the batch size.
+Continuous batches: `batch_size` samples are under way, and one that ends leaves its place to the next at once. All of
+them, a search's candidates included, get one call of the policy and one `step_batch` per turn. Order and content of the
+result do not depend on the batch size, nor on which sample ends when.
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from segagent.environment import Environment, Init, to_trajectory
 from segagent.policies.base import Policy
 from segagent.policies.search import Line, TreeSearch
+from segagent.policies.tree import Tree
 from segagent.types import InitKind, Sample, State, Trajectory
 
 
 def finish(states: Sequence[State], policy: Policy | TreeSearch, environment: Environment) -> list[State]:
     """Carries states on until every one has ended; a search also tries what it then leaves."""
-    search = policy if isinstance(policy, TreeSearch) else Line(policy)
+    search = _search(policy)
     trees = search.plant(states)
-    while moves := search.moves(trees):
-        search.grow(moves, environment.step_batch([m.node.state for m in moves], [m.action for m in moves]))
+    while _turn(search, trees, environment):
+        pass
     return [tree.result() for tree in trees]
+
+
+def _search(policy: Policy | TreeSearch) -> Line | TreeSearch:
+    return policy if isinstance(policy, TreeSearch) else Line(policy)
+
+
+def _turn(search: Line | TreeSearch, trees: Sequence[Tree], environment: Environment) -> int:
+    """One call of the policy and one of the segmenter for all trees; the number of moves, 0 when all have ended."""
+    moves = search.moves(trees)
+    if moves:
+        search.grow(moves, environment.step_batch([m.node.state for m in moves], [m.action for m in moves]))
+    return len(moves)
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    """A sample under way. number: its place in the order of the samples. seconds: its share of the time so far."""
+
+    number: int
+    tree: Any
+    seconds: float = 0.0
+
+
+class _Arrivals:
+    """Samples that come in, as trees. failure: why no more come, where one could not be loaded or begun."""
+
+    def __init__(
+        self, samples: Iterable[Sample], search: Line | TreeSearch, environment: Environment, init: Init, keep: int
+    ) -> None:
+        self.samples, self.search, self.environment, self.init = iter(samples), search, environment, init
+        self.keep, self.known, self.count = keep, OrderedDict(), 0
+        self.failure: Exception | None = None
+
+    def admit(self, most: int) -> list[_Place]:
+        """Up to `most` further samples; none once they have run out or one has failed."""
+        if self.failure is not None or not most:
+            return []
+        fresh: list[Sample] = []
+        try:
+            for sample in islice(self.samples, most):
+                fresh.append(sample)
+        except Exception as error:  # those before it are finished first
+            self.failure = error
+        try:
+            trees = self.search.plant(self.environment.begin(fresh, self._embed(fresh), self.init)) if fresh else []
+        except Exception as error:
+            self.failure = error
+            return []
+        places = [_Place(self.count + k, tree) for k, tree in enumerate(trees)]
+        self.count += len(places)
+        return places
+
+    def _embed(self, samples: Sequence[Sample]) -> list:
+        """One embedding each; those of the last `keep` pictures are remembered."""
+        embeddings = self.environment.embed(samples, self.known)
+        for sample, embedding in zip(samples, embeddings, strict=True):
+            if sample.image_key is not None:
+                self.known[sample.image_key] = embedding
+                self.known.move_to_end(sample.image_key)
+        while len(self.known) > self.keep:
+            self.known.popitem(last=False)
+        return embeddings
 
 
 def rollout(
@@ -35,20 +101,41 @@ def rollout(
     batch_size: int = 1,
     record_seconds: bool = False,
 ) -> Iterator[list[Trajectory]]:
-    """Yields the trajectories of `batch_size` samples at a time, in the order of the samples.
+    """Yields trajectories in the order of the samples, as many at a time as are ready.
 
-    A picture that comes again in the same or the next batch (equal `image_key`) is embedded once. record_seconds: give
-    each trajectory its share of its batch's wall time in seconds; off by default, so that equal runs are equal byte for
-    byte.
+    batch_size: samples under way at once, and so what bounds memory: each holds one state (a search: its tree), and as
+    many embeddings of pictures are remembered, so that one that comes again (equal `image_key`) among the last
+    `batch_size` is embedded once. A trajectory that is ready before an earlier one waits without image or embedding;
+    while one sample takes N turns, at most N * (batch_size - 1) do. When a sample cannot be loaded or begun, what is
+    under way is finished and yielded, then its error is raised. record_seconds: give each trajectory its share of the
+    wall time in seconds (of each turn, the same for all that took part; they add up to the whole); off by default, so
+    that equal runs are equal byte for byte.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1")
-    known: dict = {}
-    samples = iter(samples)
-    while batch := list(islice(samples, batch_size)):
+    search = _search(policy)
+    arrivals = _Arrivals(samples, search, environment, init, batch_size)
+    places: list[_Place] = []
+    waiting: dict[int, Trajectory] = {}
+    written = 0
+    while True:
         began = time.perf_counter()
-        embeddings = environment.embed(batch, known)
-        known = {s.image_key: e for s, e in zip(batch, embeddings, strict=True) if s.image_key is not None}
-        states = finish(environment.begin(batch, embeddings, init), policy, environment)
-        share = (time.perf_counter() - began) / len(batch) if record_seconds else None
-        yield [to_trajectory(state, share) for state in states]
+        places += arrivals.admit(batch_size - len(places))
+        if not places:
+            break
+        moved = _turn(search, [place.tree for place in places], environment)
+        ended = [place for place in places if not moved or place.tree.ended]
+        share = (time.perf_counter() - began) / len(places)
+        for place in places:
+            place.seconds += share
+        for place in ended:
+            waiting[place.number] = to_trajectory(place.tree.result(), place.seconds if record_seconds else None)
+        places = [place for place in places if place.number not in waiting]
+        ready = []
+        while written in waiting:
+            ready.append(waiting.pop(written))
+            written += 1
+        if ready:
+            yield ready
+    if arrivals.failure is not None:
+        raise arrivals.failure

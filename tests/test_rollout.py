@@ -1,4 +1,6 @@
 import json
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from segagent.data.trajectories import trajectory_to_json
 from segagent.environment import Environment
 from segagent.policies.simulated import Center, NoisyOracle, Oracle
 from segagent.rollout import rollout
-from segagent.types import EndReason
+from segagent.types import Action, Click, EndReason
 
 
 def rolled(dataset, discs, policy=None, **settings):
@@ -22,8 +24,8 @@ def test_the_batch_size_changes_nothing_but_the_number_of_calls(discs, dataset_o
     alone, _ = rolled(dataset, discs, init=init, batch_size=1)
     calls_alone = len(discs.calls)
     discs.calls.clear()
-    together, batches = rolled(dataset, discs, init=init, batch_size=4)
-    assert together == alone and [len(batch) for batch in batches] == [4, 4, 3]
+    together, _ = rolled(dataset, discs, init=init, batch_size=4)
+    assert together == alone
     assert len(discs.calls) < calls_alone / 2 and max(discs.calls) == 4
 
 
@@ -40,6 +42,86 @@ def test_a_short_policy_ends_before_the_others(discs, dataset_of):
     assert [len(t.steps) for t in batches[0]] == [1, 1, 1]
 
 
+class Lengths:
+    """A policy that clicks the center `lengths[sample]` times and then ends; remembers whom each call was for."""
+
+    def __init__(self, lengths):
+        self.lengths, self.calls = lengths, []
+
+    def propose(self, states, num_candidates=1):
+        self.calls.append([int(state.sample.sample_id[1:]) for state in states])
+        return [[self.act(state)] for state in states]
+
+    def act(self, state):
+        if len(state.steps) == self.lengths[int(state.sample.sample_id[1:])]:
+            return Action(end=EndReason.FINISHED)
+        return Action(click=Click(30, 20, len(state.steps) % 2 == 0))
+
+
+def test_a_sample_that_ends_leaves_its_place_to_the_next_at_once(discs, dataset_of):
+    lengths = [5, 0, 1, 0, 2, 3, 1, 1, 0, 4, 2, 1]
+    policy, environment = Lengths(lengths), Environment(segmenter=discs, max_clicks=9)
+    batches = list(rollout(dataset_of(len(lengths)), policy=policy, environment=environment, batch_size=3))
+    assert policy.calls[:3] == [[0, 1, 2], [0, 2, 3], [0, 4, 5]]
+    idle = [k for k, call in enumerate(policy.calls) if len(call) < 3]
+    assert policy.calls[idle[0] - 1 :][0][-1] == 11, "a place was empty while there were samples left"
+    made = [trajectory for batch in batches for trajectory in batch]
+    assert [len(trajectory.steps) for trajectory in made] == lengths, "written in the order of the samples"
+    assert [trajectory.sample_id for trajectory in batches[0]] == [f"s{k}" for k in range(6)], "as soon as s0 is there"
+
+
+def test_ends_of_all_kinds_leave_at_once_and_change_nothing(discs, dataset_of):
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 8, 40).tolist()
+    written = {tuple(rolled(dataset_of(40), discs, Lengths(lengths), batch_size=size)[0]) for size in (1, 2, 7, 40, 64)}
+    assert len(written) == 1
+
+
+def test_no_more_samples_are_under_way_than_the_batch_size(discs, dataset_of):
+    lengths, loaded = [9, *[0, 1] * 15], []
+
+    def samples():
+        for sample in dataset_of(len(lengths)):
+            loaded.append(sample.sample_id)
+            assert len(loaded) - len(ended) <= 4
+            yield sample
+
+    class Counted(Lengths):
+        def act(self, state):
+            action = super().act(state)
+            if action.end is not None:
+                ended.append(state.sample.sample_id)
+            return action
+
+    ended: list[str] = []
+    environment = Environment(segmenter=discs, max_clicks=20)
+    list(rollout(samples(), policy=Counted(lengths), environment=environment, batch_size=4))
+    assert len(ended) == len(lengths)
+
+
+def test_what_is_under_way_is_finished_when_a_sample_cannot_be_loaded(discs, dataset_of):
+    def samples():
+        yield from dataset_of(5)
+        raise ValueError("photo.jpg: broken image")
+
+    made, policy = [], Lengths([3, 0, 2, 0, 5])
+    with pytest.raises(ValueError, match=r"photo.jpg"):
+        for batch in rollout(samples(), policy=policy, environment=Environment(segmenter=discs), batch_size=4):
+            made += batch
+    assert [len(trajectory.steps) for trajectory in made] == [3, 0, 2, 0, 5]
+
+
+def test_or_when_it_has_nothing_to_begin_with(discs, dataset_of):
+    dataset = [*dataset_of(2), replace(dataset_of(3)[2], target=None)]
+    made = []
+    with pytest.raises(ValueError, match="sample 's2' has neither a box nor a target"):
+        for batch in rollout(
+            dataset, policy=Lengths([2, 0, 0]), environment=Environment(segmenter=discs), init="box", batch_size=2
+        ):
+            made += batch
+    assert [len(trajectory.steps) for trajectory in made] == [2, 0]
+
+
 def test_a_picture_is_embedded_once_for_all_its_descriptions(discs, dataset_of):
     dataset = dataset_of(10, image_key="one picture")
     same = dataset[0].image
@@ -48,10 +130,22 @@ def test_a_picture_is_embedded_once_for_all_its_descriptions(discs, dataset_of):
     assert discs.embedded == 1
 
 
+def test_the_pictures_of_the_last_samples_are_remembered_and_no_more(discs, dataset_of):
+    keys = ["a", "b", "a", "c", "c", "b", "d", "a"]
+    dataset = [replace(sample, image_key=key) for sample, key in zip(dataset_of(len(keys)), keys, strict=True)]
+    rolled(dataset, discs, Center(), batch_size=1)
+    assert discs.embedded == 7
+    discs.embedded = 0
+    rolled(dataset, discs, Center(), batch_size=2)
+    assert discs.embedded == 6, "a, b; c; b; d, a"
+
+
 def test_seconds_are_recorded_only_when_asked_for(discs, dataset_of):
     assert all(t.seconds is None for t in rolled(dataset_of(2), discs)[1][0])
-    _, batches = rolled(dataset_of(4), discs, batch_size=4, record_seconds=True)
-    assert len({t.seconds for t in batches[0]}) == 1 and batches[0][0].seconds > 0
+    began = time.perf_counter()
+    _, batches = rolled(dataset_of(4), discs, Lengths([0, 3, 1, 5]), batch_size=2, record_seconds=True)
+    seconds = [trajectory.seconds for batch in batches for trajectory in batch]
+    assert min(seconds) > 0 and sum(seconds) < time.perf_counter() - began
 
 
 def test_a_batch_needs_a_sample(discs, dataset_of):

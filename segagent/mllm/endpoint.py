@@ -86,16 +86,17 @@ class Endpoint:
 
     path: the name under which the server knows the model. url: up to and including `/v1`. api_key_variable: environment
     variable of the key, see `Transport`, as are timeout, attempts, backoff and longest_wait. dialogue: the one that the
-    model was trained on. concurrency: requests under way at once. request_per_sample: ask for each sample by itself, so
-    that the k-th follows from (seed, k) on servers that honour seeds; else by `n`, where the server shares the prompt
-    but a sample may depend on how many were asked for. log_probs: ask for them; their sum is what the server counts, on
-    most without the end token. The probabilities of choices are read off what the server tells of each token of the
-    first sample (`endpoint_choices`); they need log_probs. prefix_mode: how a reply is made to begin with given text:
-    `vllm` (vLLM and SGLang: `continue_final_message`), `last_message` (servers that go on from an assistant message at
-    the end by themselves), `refuse`. multiple, min_pixels, max_pixels: pictures are resized to multiples of so many
-    pixels within these bounds before they are sent (28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL), so that the
-    server has nothing left to resize and `seen_size` is right; multiple 0: sent as they are. extra: further fields of
-    the request body; a field set to null is left out.
+    model was trained on. concurrency: requests under way at once; None: found while the server answers, up to
+    `most_concurrency`, see `Gate`. request_per_sample: ask for each sample by itself, so that the k-th follows from
+    (seed, k) on servers that honour seeds; else by `n`, where the server shares the prompt but a sample may depend on how
+    many were asked for. log_probs: ask for them; their sum is what the server counts, on most without the end token. The
+    probabilities of choices are read off what the server tells of each token of the first sample (`endpoint_choices`);
+    they need log_probs. prefix_mode: how a reply is made to begin with given text: `vllm` (vLLM and SGLang:
+    `continue_final_message`), `last_message` (servers that go on from an assistant message at the end by themselves),
+    `refuse`. multiple, min_pixels, max_pixels: pictures are resized to multiples of so many pixels within these bounds
+    before they are sent (28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL), so that the server has nothing left to resize
+    and `seen_size` is right; multiple 0: sent as they are. extra: further fields of the request body; a field set to
+    null is left out.
     """
 
     def __init__(
@@ -105,7 +106,8 @@ class Endpoint:
         url: str = "http://127.0.0.1:8000/v1",
         api_key_variable: str = "OPENAI_API_KEY",
         dialogue: str | None = None,
-        concurrency: int = 8,
+        concurrency: int | None = None,
+        most_concurrency: int = 64,
         timeout: float = 120.0,
         attempts: int = 6,
         backoff: float = 1.0,
@@ -122,7 +124,7 @@ class Endpoint:
             raise ValueError("mllm.path: the name under which the server knows the model")
         if prefix_mode not in ("vllm", "last_message", "refuse"):
             raise ValueError(f"prefix_mode={prefix_mode!r}: choose vllm, last_message or refuse")
-        self.path, self.dialogue, self.concurrency = path, dialogue, concurrency
+        self.path, self.dialogue = path, dialogue
         self.request_per_sample, self.log_probs, self.prefix_mode = request_per_sample, log_probs, prefix_mode
         self.multiple, self.min_pixels, self.max_pixels = multiple, min_pixels, max_pixels
         self.extra = dict(extra or {})
@@ -131,6 +133,7 @@ class Endpoint:
             url=url,
             api_key_variable=api_key_variable,
             concurrency=concurrency,
+            most_concurrency=most_concurrency,
             timeout=timeout,
             attempts=attempts,
             backoff=backoff,
@@ -195,7 +198,7 @@ class Endpoint:
             return []
         self._check_server()
         stop = threading.Event()
-        with ThreadPoolExecutor(self.concurrency) as pool:
+        with ThreadPoolExecutor(min(len(rows), self._transport.gate.threads)) as pool:
             futures = [pool.submit(self._complete, row, max_new_tokens, stop) for row in rows]
             try:
                 answered = self._collect(futures, stop)

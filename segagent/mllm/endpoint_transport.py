@@ -19,8 +19,11 @@ from typing import Any, TypeVar
 
 import httpx
 
+from segagent.mllm.endpoint_gate import Gate
+
 Answer = TypeVar("Answer")
 _MAY_PASS = frozenset({408, 409, 425, 429})  # beside every 5xx
+_OVERLOAD = frozenset({429, 503})
 _SHOWN = 300  # characters of a server's words in an error
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per request otherwise
@@ -31,11 +34,12 @@ class Stopped(Exception):
 
 
 class _Passing(Exception):
-    """A failure that may pass. wait: seconds that the server asks for, None when it does not say."""
+    """A failure that may pass. wait: seconds that the server asks for, None when it does not say. overload: whether it
+    is a sign that the server has too much to do."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, reason: str, wait: float | None = None, overload: bool = False) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.wait, self.overload = wait, overload
 
 
 def _seconds_asked_for(value: str | None) -> float | None:
@@ -56,9 +60,10 @@ class Transport:
     """One server. Safe to use from many threads.
 
     url: what the paths are appended to. api_key_variable: environment variable that holds the key; unset or empty: none
-    is sent. timeout: seconds for one attempt, answer included. attempts: of a request in all. backoff: seconds before
-    the second attempt, doubled for each further one, times a random factor in [0.5, 1]. longest_wait: seconds; a server
-    that asks for more in Retry-After is given up.
+    is sent. concurrency, most_concurrency: requests under way at once, see `Gate`. timeout: seconds for one attempt,
+    answer included. attempts: of a request in all. backoff: seconds before the second attempt, doubled for each further
+    one, times a random factor in [0.5, 1]. longest_wait: seconds; a server that asks for more in Retry-After is given
+    up.
     """
 
     def __init__(
@@ -66,7 +71,8 @@ class Transport:
         *,
         url: str,
         api_key_variable: str,
-        concurrency: int,
+        concurrency: int | None,
+        most_concurrency: int,
         timeout: float,
         attempts: int,
         backoff: float,
@@ -80,7 +86,7 @@ class Transport:
             raise ValueError(f"url={url!r}: not an http(s) address, such as http://127.0.0.1:8000/v1")
         if parsed.userinfo or parsed.query:
             raise ValueError("url: holds credentials or a query; put the key into the environment, not into settings")
-        for name, value in (("timeout", timeout), ("attempts", attempts), ("concurrency", concurrency)):
+        for name, value in (("timeout", timeout), ("attempts", attempts)):
             if value <= 0:
                 raise ValueError(f"{name}={value}: more than 0")
         self.url = url.rstrip("/")
@@ -88,7 +94,8 @@ class Transport:
         self.api_key_variable = api_key_variable
         self._key = os.environ.get(api_key_variable, "").strip() if api_key_variable else ""
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+        self.gate = Gate(concurrency=concurrency, most=most_concurrency)
+        limits = httpx.Limits(max_connections=self.gate.most, max_keepalive_connections=self.gate.most)
         try:
             self._client = httpx.Client(headers=headers, timeout=timeout, limits=limits)
         except UnicodeEncodeError:
@@ -132,11 +139,14 @@ class Transport:
         `Stopped` once `stop` is set.
         """
         for attempt in range(1, self.attempts + 1):
-            if stop.is_set():
-                raise Stopped
             try:
-                return self._post_once(path, body, read)
+                with self.gate:
+                    if stop.is_set():
+                        raise Stopped
+                    return self._post_once(path, body, read)
             except _Passing as failure:
+                if failure.overload:
+                    self.gate.overloaded()
                 wait = self._wait(attempt, failure)
                 if attempt == self.attempts or wait is None:
                     raise OSError(self._given_up(attempt, failure)) from None
@@ -155,12 +165,13 @@ class Transport:
                         raise httpx.ReadTimeout("too slow")
             text = b"".join(received).decode("utf-8", "replace")
         except httpx.TimeoutException:
-            raise _Passing(f"no answer within timeout={self.timeout:g} s") from None
+            raise _Passing(f"no answer within timeout={self.timeout:g} s", overload=True) from None
         except httpx.HTTPError as error:
             raise _Passing(self._clean(f"{type(error).__name__}: {error}")) from None
         if response.status_code in _MAY_PASS or response.status_code >= 500:
             asked = _seconds_asked_for(response.headers.get("Retry-After"))
-            raise _Passing(f"status {response.status_code}: {self._words(text)}", asked)
+            overload = response.status_code in _OVERLOAD
+            raise _Passing(f"status {response.status_code}: {self._words(text)}", asked, overload)
         if response.status_code != 200:
             raise self._refusal(response, text)
         try:

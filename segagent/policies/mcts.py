@@ -63,8 +63,8 @@ class _Growth(Tree):
     leaf: _Branch = field(init=False)
     place: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def begin(self) -> None:
+        super().begin()
         self.top = _Branch(self.root, value=self.root.rank, closed=self.root.state.end_reason is not None)
         self.last = self.root
 

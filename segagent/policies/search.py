@@ -1,9 +1,10 @@
 """Search: states -> better states than following the policy gives, by trying several of its proposals.
 
-In: a policy that proposes, a reward model that judges. Out: trees, which `rollout.finish` carries on until each has
-ended. All trees of a batch move together: the candidates of all samples are one segmenter call, and one call of the
-policy both judges the masks that came of them and proposes what to do next (a reply announces the IoU of the mask it
-was shown, so that every distinct state is looked at once). `Line` is the search that tries nothing: the policy alone.
+In: a policy that proposes, a reward model that judges. Out: trees, which `rollout` carries on until each has ended. All
+trees of a batch move together, however old each is: the candidates of all samples are one segmenter call, and one call
+of the policy both judges the masks that came of them and proposes what to do next (a reply announces the IoU of the
+mask it was shown, so that every distinct state is looked at once). `Line` is the search that tries nothing: the policy
+alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ class _Thread:
 
     node: Node
 
+    @property
+    def ended(self) -> bool:
+        return self.node.state.end_reason is not None
+
     def result(self) -> State:
         return self.node.state
 
@@ -39,7 +44,7 @@ class Line:
         return [_Thread(Node(state)) for state in states]
 
     def moves(self, trees: Sequence[_Thread]) -> list[Move]:
-        running = [tree for tree in trees if tree.node.state.end_reason is None]
+        running = [tree for tree in trees if not tree.ended]
         proposals = self.policy.propose([tree.node.state for tree in running]) if running else []
         return [Move(tree, tree.node, actions[0]) for tree, actions in zip(running, proposals, strict=True)]
 
@@ -90,7 +95,7 @@ class TreeSearch(ABC):
 
     @abstractmethod
     def tree(self, root: Node) -> Tree:
-        """A fresh tree over one sample's first state, which has been judged."""
+        """A fresh tree over one sample's first state, which has not been judged yet."""
 
     def statistics(self) -> dict[str, int]:
         """Counts since this object was made: `search_states_seen`, states shown to the proposer, each a prompt pass;
@@ -102,13 +107,22 @@ class TreeSearch(ABC):
 
     # --- what the loop calls --------------------------------------------------------------------------------------
 
+    # Where the reward stands in the replies, what is new is judged when the moves are asked for: one call of the
+    # proposer then serves old trees and fresh ones. Other rewards are given at once: a tree that ends leaves at once.
+
     def plant(self, states: Sequence[State]) -> list[Tree]:
-        roots = [Node(state) for state in states]
-        self._judge(roots)
-        return [self.tree(root) for root in roots]
+        trees = [self.tree(Node(state)) for state in states]
+        if not self.reward.reads_replies:
+            self._look(trees)
+        return trees
 
     def moves(self, trees: Sequence[Tree]) -> list[Move]:
-        """What all trees try next. An action's `predicted_iou` becomes the reward of the mask it was proposed for."""
+        """What all trees try next; none of a tree that has ended.
+
+        An action's `predicted_iou` becomes the reward of the mask it was proposed for.
+        """
+        if self.reward.reads_replies:
+            self._look(trees)
         asked = [(tree, node) for tree in trees for node in tree.frontier()]
         self._propose([node for _, node in asked if node.candidates is None])
         moves = [
@@ -121,12 +135,9 @@ class TreeSearch(ABC):
         return moves
 
     def grow(self, moves: Sequence[Move], states: Sequence[State]) -> None:
-        """Judges what came of the moves, and hands it to the trees."""
-        grown: dict[int, tuple[Tree, list[Node]]] = {}
+        """Hands the trees what came of their moves."""
         seen: set[tuple[int, bytes]] = set()
-        fresh = []
         for move, state in zip(moves, states, strict=True):
-            _, children = grown.setdefault(id(move.tree), (move.tree, []))
             node = move.tree.new_node(move.node, move.action, state)
             if move.action.end is not None:
                 node.reward = move.node.reward  # the mask is the same
@@ -135,13 +146,18 @@ class TreeSearch(ABC):
                 continue
             else:
                 seen.add(outcome)
-                fresh.append(node)
-            children.append(node)
-        self._judge(fresh)
-        for tree, children in grown.values():
-            tree.grow(children)
+            move.tree.pending.append(node)
+        if not self.reward.reads_replies:
+            self._look(list({id(move.tree): move.tree for move in moves}.values()))
 
     # --- calls ----------------------------------------------------------------------------------------------------
+
+    def _look(self, trees: Sequence[Tree]) -> None:
+        """Judges what is pending in all trees, in one call."""
+        grown = [tree for tree in trees if tree.pending]
+        self._judge([n for tree in grown for n in tree.pending if n.action is None or n.action.end is None])
+        for tree in grown:
+            tree.take()
 
     def _judge(self, nodes: Sequence[Node]) -> None:
         """Rewards of nodes, one call; candidates too where the reward stands in the replies."""
@@ -162,11 +178,13 @@ class TreeSearch(ABC):
             node.candidates = self._distinct(actions)
 
     def _ask(self, nodes: Sequence[Node]) -> list[list[Action]]:
-        """The proposer's one call. Of states that have all ended only the first reply is of use."""
+        """The proposer's one call. Of a state that has ended, the first reply is all that is used, whatever else is in
+        the call."""
         states = [node.state for node in nodes]
         count = self.k if any(state.end_reason is None for state in states) else 1
         self.counts.update(states_seen=len(states), policy_calls=1)
-        return self.proposer.propose(states, count, **self._asked)
+        replies = self.proposer.propose(states, count, **self._asked)
+        return [row if state.end_reason is None else row[:1] for state, row in zip(states, replies, strict=True)]
 
     def _distinct(self, actions: Sequence[Action]) -> list[Action]:
         """Without repetitions, and without replies that nobody could read as long as there are others."""

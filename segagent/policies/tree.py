@@ -64,9 +64,10 @@ class Limits:
 class Tree(ABC):
     """One sample's search: the best node so far, the rules that end it, a record of what was tried.
 
-    Driven by `search.TreeSearch`: `frontier`, `choose` for each of its nodes, `grow`, and again; a subclass says them.
-    spent: segmenter calls so far. stale: turns in a row without a better reward. end: why the tree itself ended the
-    search, None while it has not. tried: facts of every node but the start, if they are to be kept.
+    Driven by `search.TreeSearch`: `begin` once the start is judged; `frontier`, `choose` for each of its nodes, `grow`,
+    and again; a subclass says them. pending: nodes that nobody has judged yet, the start at first. spent: segmenter
+    calls so far. stale: turns in a row without a better reward. end: why the tree itself ended the search, None while
+    it has not. tried: facts of every node but the start, if they are to be kept.
     """
 
     root: Node
@@ -77,10 +78,26 @@ class Tree(ABC):
     made: int = 1
     end: EndReason | None = None
     best: Node = field(init=False)
+    pending: list[Node] = field(init=False)
     tried: list[dict] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.best = self.root
+        self.best, self.pending = self.root, [self.root]
+
+    @property
+    def ended(self) -> bool:
+        return not self.pending and not self.frontier()
+
+    def take(self) -> None:
+        """Takes in what was pending and is judged by now."""
+        judged, self.pending = self.pending, []
+        if judged[0] is self.root:
+            self.begin()
+        else:
+            self.grow(judged)
+
+    def begin(self) -> None:
+        """The start has its reward."""
         self._apply_limits()
 
     @abstractmethod

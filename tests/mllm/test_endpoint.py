@@ -331,6 +331,7 @@ def test_it_cannot_be_trained():
         ({"timeout": 0}, "timeout=0"),
         ({"attempts": 0}, "attempts=0"),
         ({"concurrency": 0}, "concurrency=0"),
+        ({"most_concurrency": 0}, "most_concurrency=0"),
     ],
 )
 def test_wrong_settings_are_named(options, words):

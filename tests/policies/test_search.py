@@ -189,6 +189,41 @@ def test_one_call_judges_new_states_and_proposes_their_next_clicks(discs, datase
     assert all(state.extras["pred_iou"] is not None for state in found)
 
 
+@pytest.mark.parametrize("search_type, settings", [(Beam, {}), (Beam, {"width": 2}), (Mcts, {"budget": 5})])
+@pytest.mark.parametrize("statistic", ["first", "mean"])
+def test_what_the_model_announces_does_not_depend_on_who_else_is_asked(
+    discs, dataset_of, search_type, settings, statistic
+):
+    written = set()
+    for size in (1, 3, 8):
+        agent = Agent(mllm=Talker(), temperature=1.0, greedy_first=True)
+        search = search_type(proposer=agent, reward=PredictedIou(statistic=statistic), **settings)
+        environment = Environment(segmenter=discs, max_clicks=4, tau_stop=0.3)
+        batches = rollout(dataset_of(8), policy=search, environment=environment, batch_size=size)
+        lines = [json.dumps(trajectory_to_json(trajectory)) for batch in batches for trajectory in batch]
+        written.add(("\n".join(lines), search.counts["states_seen"], search.counts["coinciding"]))
+    assert len(written) == 1
+
+
+def test_new_samples_are_judged_in_the_call_that_serves_the_old_ones(discs, dataset_of):
+    talker, clicks, samples = Talker(), 3, 8
+    environment = Environment(segmenter=discs, max_clicks=clicks)
+    agent = Agent(mllm=talker, temperature=1.0, greedy_first=True)
+    search = Beam(proposer=agent, reward=PredictedIou(), k=1)
+    list(rollout(dataset_of(samples), policy=search, environment=environment, batch_size=2))
+    assert talker.rows == [2] * (samples // 2) * (clicks + 1)
+    search, lengths = Beam(proposer=Recorded(short), reward=TrueIou(), k=1), [0, 3, 1, 2, 0, 0, 1]
+    list(rollout(dataset_of(len(lengths)), policy=search, environment=environment, batch_size=2))
+    assert search.proposer.calls[:-1] == [2] * (len(search.proposer.calls) - 1), "no place is empty before the last"
+
+
+def short(state):
+    """As many clicks as the number of the sample says, in a way."""
+    if len(state.steps) == (0, 3, 1, 2, 0, 0, 1)[int(state.sample.sample_id[1:])]:
+        return [Action(end=EndReason.FINISHED)]
+    return at(7 * len(state.steps))
+
+
 def test_one_greedy_candidate_is_the_agent_alone_with_one_more_look(discs, dataset_of):
     talker, dataset = Talker(), dataset_of(3)
     environment = Environment(segmenter=discs, max_clicks=3)
