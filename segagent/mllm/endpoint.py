@@ -88,15 +88,15 @@ class Endpoint:
     variable of the key, see `Transport`, as are timeout, attempts, backoff and longest_wait. dialogue: the one that the
     model was trained on. concurrency: requests under way at once; None: found while the server answers, up to
     `most_concurrency`, see `Gate`. request_per_sample: ask for each sample by itself, so that the k-th follows from
-    (seed, k) on servers that honour seeds; else by `n`, where the server shares the prompt but a sample may depend on how
-    many were asked for. log_probs: ask for them; their sum is what the server counts, on most without the end token. The
-    probabilities of choices are read off what the server tells of each token of the first sample (`endpoint_choices`);
-    they need log_probs. prefix_mode: how a reply is made to begin with given text: `vllm` (vLLM and SGLang:
-    `continue_final_message`), `last_message` (servers that go on from an assistant message at the end by themselves),
-    `refuse`. multiple, min_pixels, max_pixels: pictures are resized to multiples of so many pixels within these bounds
-    before they are sent (28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL), so that the server has nothing left to resize
-    and `seen_size` is right; multiple 0: sent as they are. extra: further fields of the request body; a field set to
-    null is left out.
+    (seed, k) on servers that honour seeds; else by `n`, where the server shares the prompt but a sample may depend on
+    how many were asked for. log_probs: ask for them; their sum is what the server counts, on most without the end
+    token. The probabilities of choices are read off what the server tells of each token of the first sample
+    (`endpoint_choices`); they need log_probs. prefix_mode: how a reply is made to begin with given text: `vllm` (vLLM
+    and SGLang: `continue_final_message`), `last_message` (servers that go on from an assistant message at the end by
+    themselves), `refuse`. multiple, min_pixels, max_pixels: pictures are resized to multiples of so many pixels
+    within these bounds before they are sent (28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL), so that the server has
+    nothing left to resize and `seen_size` is right; multiple 0: sent as they are. extra: further fields of the
+    request body; a field set to null is left out.
     """
 
     def __init__(
