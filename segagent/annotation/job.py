@@ -36,7 +36,7 @@ from segagent.policies.base import Policy
 from segagent.policies.calibration import Calibration
 from segagent.policies.search import TreeSearch
 from segagent.results import image_loader
-from segagent.run import RunSummary, run
+from segagent.run import RunSummary, run, who
 from segagent.types import Trajectory
 
 
@@ -71,7 +71,7 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
         title=config.mode,
     )
     trajectories = list(read_trajectories(lines))
-    figures: dict[str, Any] = {"mode": config.mode, "who": done.who, "n": len(trajectories)}
+    figures: dict[str, Any] = {"mode": config.mode, "who": who(config), "n": len(trajectories)}
     figures |= {"n_skipped": len(done.skipped), "skipped": done.skipped}
     figures |= {"n_unnamed_pictures": getattr(source, "unnamed", 0)}
     polygons = config.segmentation == "polygons"
