@@ -1,6 +1,7 @@
 """Stand-ins that the tests share: a segmenter whose every mask can be worked out by hand, and small samples."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -81,3 +82,11 @@ def sample_of():
 @pytest.fixture
 def dataset_of():
     return lambda count, **changes: Samples(make_sample(index, **changes) for index in range(count))
+
+
+@pytest.fixture
+def blank_plots(monkeypatch):
+    """Plots with nothing in them, for tests that make many and look at none: drawing is most of a tiny run's time."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).write_bytes(b"\x89PNG"))

@@ -6,7 +6,7 @@ In: accelerate's environment. Out: an `Accelerator`. Nothing else of the trainin
 from __future__ import annotations
 
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
 
 from segagent.devices import torch_device
 from segagent.training.sft_settings import SftSettings
@@ -23,11 +23,14 @@ def start_processes(device: str, settings: SftSettings) -> Accelerator:
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision={"float32": "no", "bfloat16": "bf16"}[settings.precision],
-        gradient_accumulation_steps=settings.passes(count),
+        # As a plugin: a plain number gives way to the launcher's, which with DeepSpeed's files is the word "auto".
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=settings.passes(count)),
         kwargs_handlers=[unused],
     )
-    if accelerator.state.deepspeed_plugin is not None:  # it would ask a data loader, which it does not get
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch_size
+    if accelerator.state.deepspeed_plugin is not None:
+        engine = accelerator.state.deepspeed_plugin.deepspeed_config
+        engine["train_micro_batch_size_per_gpu"] = settings.batch_size  # it would ask a data loader, and gets none
+        engine["gradient_clipping"] = settings.clip_norm  # it clips by itself
     return accelerator
 
 

@@ -16,7 +16,7 @@ from segagent.configuration import compose_config
 from segagent.entry import expand_checkpoints
 from segagent.improvement import rounds as rounds_room
 from segagent.improvement.folder import RoundFolder
-from segagent.mllm.testing import write_nano, write_qwen_vl_chat
+from segagent.mllm.testing import write_nano
 from segagent.run import run_config
 from segagent.training.sft_checkpoint import SftFolder
 
@@ -38,6 +38,8 @@ MEASURED = [
     "evaluation.policy.max_new_tokens=4",
 ]  # fmt: skip
 TIMED = ("samples_per_second", "tokens_per_second")
+
+pytestmark = pytest.mark.usefixtures("blank_plots")  # but those of `whole`
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +74,14 @@ def improve(script, parts):
     return call
 
 
-def files(out):
-    """Every file of a run but its settings, as it is to be after a kill too: without the training's times."""
+ROUNDS = ("round_0", "round_1", "round_2", "improve.json")
+
+
+def files(out, parts=ROUNDS):
+    """Every file of these parts of a run, as it is to be after a kill too: without the training's times."""
     found = {}
-    for path in sorted(path for path in out.rglob("*") if path.is_file() and path.name != "improve.config.yaml"):
-        content = path.read_bytes()
+    for path in sorted(path for path in out.rglob("*") if path.is_file() and path.relative_to(out).parts[0] in parts):
+        content = b"drawn from the tables" if path.suffix == ".png" else path.read_bytes()
         if path.name == "train.csv":
             rows = [line.split(",") for line in content.decode().splitlines()]
             timed = [rows[0].index(name) for name in TIMED]
@@ -137,7 +142,7 @@ def test_star_learns_its_round_alone_and_dagger_all_rounds(improve, parts, tmp_p
 def test_killed_with_nine_and_resumed_is_the_run_that_was_not(improve, parts, whole, tmp_path):
     out = tmp_path / "run"
     given = [f"mllm={parts / 'nano'}", f"data.trajectories={parts / 'd0.jsonl'}", *SETTINGS, *AGENT, *MEASURED]
-    command = [sys.executable, str(ROOT / "scripts" / "improve.py"), *given, "rounds=2", f"out={out}"]
+    command = [sys.executable, str(ROOT / "scripts" / "improve.py"), *given, f"out={out}"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     lines, deadline = out / "round_1" / "rollouts.jsonl", time.monotonic() + 300
     while not (lines.exists() and lines.stat().st_size) and time.monotonic() < deadline:
@@ -145,13 +150,13 @@ def test_killed_with_nine_and_resumed_is_the_run_that_was_not(improve, parts, wh
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (out / "improve.png").exists() or len(json.loads((out / "improve.json").read_text())["rounds"]) < 3
+    assert not (out / "improve.png").exists() or len(json.loads((out / "improve.json").read_text())["rounds"]) < 2
     with pytest.raises(ValueError, match=r"round_1: is there already; say resume=true"):
-        improve(*AGENT, *MEASURED, "rounds=2", f"out={out}")
-    assert improve(*AGENT, *MEASURED, "rounds=2", f"out={out}", "resume=true") == 0
-    assert files(out) == files(whole)
+        improve(*AGENT, *MEASURED, f"out={out}")
+    assert improve(*AGENT, *MEASURED, f"out={out}", "resume=true") == 0
+    assert files(out, ROUNDS[:2]) == files(whole, ROUNDS[:2])
     with pytest.raises(ValueError, match=r"cannot resume with other settings: method.min_gain \(0.0 then, 0.1 now\)"):
-        improve(*AGENT, *MEASURED, "rounds=2", f"out={out}", "resume=true", "method.min_gain=0.1")
+        improve(*AGENT, *MEASURED, f"out={out}", "resume=true", "method.min_gain=0.1")
 
 
 class Killed(BaseException):
@@ -167,7 +172,7 @@ def test_killed_in_every_stage_and_resumed(improve, whole, tmp_path, monkeypatch
         (SftFolder, "save_best", True),
         (rounds_room, "scores_of", True),
     ]
-    given = [*AGENT, *MEASURED, "rounds=2", f"out={tmp_path / 'run'}"]
+    given = [*AGENT, *MEASURED, f"out={tmp_path / 'run'}"]
     for number, (place, name, after) in enumerate(stages):
         original = getattr(place, name)
 
@@ -181,7 +186,7 @@ def test_killed_in_every_stage_and_resumed(improve, whole, tmp_path, monkeypatch
             with pytest.raises(Killed):
                 improve(*given, f"resume={'true' if number else 'false'}")
     assert improve(*given, "resume=true") == 0
-    assert files(tmp_path / "run") == files(whole)
+    assert files(tmp_path / "run", ROUNDS[:2]) == files(whole, ROUNDS[:2])
 
 
 def test_shards_are_joined_and_gone_on_from(improve, whole, tmp_path):
@@ -191,7 +196,7 @@ def test_shards_are_joined_and_gone_on_from(improve, whole, tmp_path):
     assert part.read_text().count("\n") == 2
     with pytest.raises(ValueError, match=r"2-of-3.jsonl: is there already; say resume=true"):
         improve(*given, "shard=2/3")
-    with pytest.raises(ValueError, match=r"2-of-3.jsonl: has other settings: seed \(0 then, 1 now\)"):
+    with pytest.raises(ValueError, match=r"2-of-3.jsonl: has other settings: .*; seed \(0 then, 1 now\)"):
         improve(*given, "shard=0/3", "seed=1")
     improve(*given, "shard=0/3")
     assert improve(*given, "resume=true") == 0, "it does the part that nobody did"
@@ -210,7 +215,7 @@ def test_shards_are_joined_and_gone_on_from(improve, whole, tmp_path):
         (["data.trajectories=none.jsonl"], "none.jsonl: no such file"),
         (["data.split=val"], r"d0.jsonl: 5 of 5 samples of data.trajectories are not in data"),
         (["method.reward=search"], "needs rollouts whose every mask was judged; say policy=greedy search.k=1"),
-        (["mllm.dialogue=released_qwen"], r"tasks.iou_click: this dialogue announces no IoU"),
+        (["mllm.dialogue=none"], "no dialogue 'none'; there are absolute, nano, paper"),
         (["mllm=endpoint", "mllm.path=x"], "has no weights here"),
         (["train.global_batch=3"], "is no multiple of train.batch_size=2"),
     ],
@@ -219,15 +224,6 @@ def test_wrong_input_is_told_before_anything_is_done(improve, tmp_path, given, m
     with pytest.raises(ValueError, match=message):
         improve(*given, f"out={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_model_that_announces_no_iou_is_no_reward_model(improve, parts, tmp_path):
-    write_qwen_vl_chat(tmp_path / "qwen")
-    with pytest.raises(ValueError, match="has no wording for an IoU"):
-        improve(
-            f"mllm={tmp_path / 'qwen'}", "method.reward=search", "policy=greedy", "search.k=1", f"out={tmp_path / 'a'}",
-            "tasks.iou_click=0", "tasks.iou=0", "tasks.click=1",
-        )  # fmt: skip
 
 
 def test_nothing_selected_says_what_to_loosen(improve, tmp_path):

@@ -113,15 +113,15 @@ def test_vision_language_models_tell_what_enumeration_finds(family, observe, tmp
     assert [[c.text for c in row] for row in replies] == [[c.text for c in row] for row in plain]
     forced = model.generate(observations, choices=choices, prefixes=["Current", "", "Positive point: (1, 2)"])
     for observation, row, other in zip(observations, replies, forced, strict=True):
-        batches = [dict(model.encode([observation], [text])) for text in choices]
-        begin = int((batches[0]["labels"][0] >= 0).nonzero()[0])
-        paths = [tuple(batch["input_ids"][0, begin:-1].tolist()) for batch in batches]  # without the end token
-        known = {}
+        batch = dict(model.encode([observation] * len(choices), choices))
+        labels, known, paths = batch.pop("labels"), {}, []
         with torch.inference_mode():
-            for path, batch in zip(paths, batches, strict=True):
-                batch.pop("labels")
-                logits = model.network(**batch).logits[0].double().log_softmax(-1).numpy()
-                known |= {path[:depth]: logits[begin - 1 + depth] for depth in range(len(path))}
+            logits = model.network(**batch).logits.double().log_softmax(-1).numpy()
+        for text, learnt in enumerate(labels):
+            places = (learnt >= 0).nonzero()[:-1, 0].tolist()  # without the end token
+            paths.append(tuple(learnt[places].tolist()))
+            known |= {paths[-1][:depth]: logits[text, place - 1] for depth, place in enumerate(places)}
+            known[paths[-1]] = logits[text, places[-1]]
         expected = by_enumeration(paths, known.__getitem__)
         np.testing.assert_allclose(row[0].weights, expected, atol=2e-4, rtol=2e-3)
         np.testing.assert_allclose(other[0].weights, expected, atol=2e-4, rtol=2e-3)

@@ -1,12 +1,14 @@
 """Search: which states are tried and gone on from, what is returned, and how many calls that takes."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from segagent.data.predictions import prediction_record
 from segagent.data.trajectories import trajectory_from_json, trajectory_to_json
+from segagent.dialogue import Dialogue
 from segagent.environment import Environment
 from segagent.metrics import score
 from segagent.mllm.base import Completion
@@ -380,3 +382,9 @@ def test_a_proposer_that_announces_nothing_is_refused_as_a_reward(discs, dataset
     search = Beam(proposer=Oracle(), reward=PredictedIou())
     with pytest.raises(ValueError, match="announces no IoU; name another reward"):
         finish(environment.start_batch(dataset_of(1)), search, environment)
+
+
+def test_a_dialogue_without_words_for_an_iou_is_refused_before_anything_is_done():
+    proposer = SimpleNamespace(propose=None, dialogue=Dialogue(system="", prompt="{description}"))
+    with pytest.raises(ValueError, match=r"PredictedIou: .* no wording for an IoU; choose another reward"):
+        Beam(proposer=proposer, reward=PredictedIou())

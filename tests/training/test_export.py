@@ -1,6 +1,5 @@
 """scripts/export.py: conversations as each trainer documents them, with the pictures that the model would see."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -80,8 +79,6 @@ def test_what_the_formats_cannot_say_is_left_out_and_told(sft, tmp_path):
         export(made, tmp_path, form="alpaca")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="pip install segagent[trl]")
 def test_trl_reads_the_same_examples_and_trains_on_them(sft, tmp_path):
     from datasets import Image as ImageColumn
     from datasets import Sequence, load_dataset

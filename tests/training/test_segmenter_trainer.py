@@ -26,6 +26,7 @@ def same(first, second):
     return all(torch.equal(value, second[key]) for key, value in first.items())
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_stopped_and_resumed_is_bitwise_the_run_that_was_not(small, tmp_path):
     whole = small.trainer(tmp_path / "whole")
     begun = {key: value.clone() for key, value in weights(whole).items()}
@@ -45,6 +46,7 @@ def test_stopped_and_resumed_is_bitwise_the_run_that_was_not(small, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_a_kill_between_checkpoints_loses_no_row_and_repeats_none(small, tmp_path):
     small.trainer(tmp_path / "whole", checkpoint_every=2).run()
     killed = small.trainer(tmp_path / "killed", checkpoint_every=2)
@@ -84,6 +86,7 @@ def test_the_loss_falls_and_the_best_weights_load(small, tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_accumulated_passes_are_one_larger_batch(small, tmp_path):
     def gradients(**settings):
         trainer = small.trainer(tmp_path / "x", validation=False, steps=1, **settings)
@@ -98,6 +101,7 @@ def test_accumulated_passes_are_one_larger_batch(small, tmp_path):
     assert all(torch.allclose(whole[name], parts[name], rtol=1e-3, atol=1e-5) for name in whole)
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_best_is_the_best_and_not_the_last(small, tmp_path):
     trainer = small.trainer(tmp_path, steps=4, validate_every=1)
     clicks_needed, snapshots = iter([3, 1, 2, 2]), []
@@ -111,6 +115,7 @@ def test_best_is_the_best_and_not_the_last(small, tmp_path):
     assert same(load_simpleclick(tmp_path / "best").state_dict(), snapshots[1])
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_what_cannot_go_on_says_why(small, tmp_path):
     small.trainer(tmp_path, steps=2).run()
     other = small.trainer(tmp_path, config=type(small.config)(**{**vars(small.config), "click_radius": 3}))
@@ -132,6 +137,7 @@ def test_what_cannot_go_on_says_why(small, tmp_path):
         small.trainer(tmp_path, precision="half")
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_bfloat16_trains_close_to_float32(small, tmp_path):
     def first_loss(precision):
         small.trainer(tmp_path / precision, steps=1, precision=precision).run()

@@ -1,6 +1,7 @@
 """The supervised loop: it learns, stops and goes on, keeps what loads again, and counts processes and passes right."""
 
 import math
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from segagent.training.sft_validation import click_is_right, figures_of, score_o
 from segagent.types import Click
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("blank_plots")  # but those of `whole`
 # Two processes, one after the other: DDP, FSDP2, and FSDP2 stopped and resumed.
 RUN = """
 import os, sys, torch
@@ -107,6 +109,14 @@ def test_killed_and_resumed_is_bitwise_the_same(whole, sft, tmp_path):
     assert same(resumed.mllm.network.state_dict(), trainer.mllm.network.state_dict())
     assert rows(tmp_path) == rows(folder)
     assert (tmp_path / "validation.csv").read_text() == (folder / "validation.csv").read_text()
+
+
+def test_what_workers_are_handed_makes_the_same_batches(whole):
+    trainer, *_ = whole
+    examples = [trainer.examples[number] for number in range(3)]
+    there, here = pickle.loads(pickle.dumps(trainer.collator))(examples), trainer.collator(examples)
+    assert torch.equal(there.labels, here.labels) and len(pickle.dumps(trainer.collator)) < 1e6
+    assert same(there.tensors, here.tensors)
 
 
 def test_passes_add_up_to_one_large_batch(sft, tmp_path):

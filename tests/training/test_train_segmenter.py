@@ -14,6 +14,7 @@ from segagent.masks import encode_rle
 from segagent.segmenters.simpleclick import SimpleClick
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("blank_plots")
 TINY = [
     "network.image_size=32", "network.patch_size=8", "network.embed_dim=16", "network.num_heads=2",
     "network.out_dims=[8,8,8,8]", "network.head_channels=8", "network.detail_channels=[8,8,8]", "device=cpu",
