@@ -38,9 +38,13 @@ class CellNeeds:
         self._hidden = output
 
     def __call__(self, network: nn.Module, batch: SftBatch) -> Tensor:
-        """The mean over the cells of the last forward pass."""
+        """The sum over all cells of the last forward pass, for each that needs something or is right.
+
+        Most of a picture is neither: a mean over all cells would say little of what is asked for.
+        """
         hidden, self._hidden = self._hidden, None
         seen = hidden[batch.tensors["input_ids"] == IMAGE_TOKEN]
         words = network.language.get_output_embeddings().weight[torch.tensor(self.tokens, device=seen.device)]
         said = torch.log_softmax((network.language.model.norm(seen) @ words.T).float(), -1)
-        return -(batch.needs.transpose(1, 2).flatten(0, 1) * said).sum(-1).mean()
+        needs = batch.needs.transpose(1, 2).flatten(0, 1)
+        return -(needs * said).sum() / needs[:, :-1].sum().clamp(min=1)
