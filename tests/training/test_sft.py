@@ -14,8 +14,8 @@ from accelerate.state import AcceleratorState
 
 from segagent.configuration import CONFIG_DIR
 from segagent.mllm.osprey import Osprey
+from segagent.mllm.parts import part_of
 from segagent.training.sft import SftTrainer, out_of_memory_told
-from segagent.training.sft_network import part_of
 from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import click_is_right, figures_of, score_of
 from segagent.types import Click
