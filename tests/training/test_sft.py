@@ -126,6 +126,11 @@ def test_passes_add_up_to_one_large_batch(sft, tmp_path):
         assert one == pytest.approx(other, rel=1e-4)
 
 
+def test_passes_are_ours_whatever_the_launcher_says(sft, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")  # as `accelerate launch` of zero2.yaml does
+    assert sft.trainer(tmp_path, batch_size=1).accelerator.gradient_accumulation_steps == 4
+
+
 @pytest.fixture(scope="module")
 def shared(sft, tmp_path_factory):
     """A folder with what `RUN` left, and in `one` the same run by one process; that one's trainer."""
