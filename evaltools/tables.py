@@ -4,8 +4,8 @@
     python evaltools/tables.py mllm=FOLDER out=runs/tables resume=true parts=[table4,table6] training.steps=300
     python evaltools/tables.py mllm=qwen_vl_chat mllm.path=DIR segmenter=sam segmenter.path=FILE baseline=box \
         'datasets=["refcoco: data=refcoco data.root=DIR","thin: data=thinobject5k data.root=DIR"]' \
-        easy=refcoco hard=thin 'filtering.data="data=refcoco data.root=DIR"' 'filtering.train="data=refcoco data.root=DIR data.split=train"' \
-        out=runs/paper
+        easy=refcoco hard=thin 'filtering.data="data=refcoco data.root=DIR"' \
+        'filtering.train="data=refcoco data.root=DIR data.split=train"' out=runs/paper
 
 A cell of a table is a run of another command, kept under `out`/cells with all that it writes. A killed run goes on
 with resume=true: finished cells are not run again. Parts can be run one after the other; the page (`page`.md and .html)
@@ -82,9 +82,8 @@ def main(config: DictConfig) -> int:
         section = PARTS[name](setup)
         section.save(out / f"{name}.json")
         write(setup)
-        print(
-            f"\n=== {section.title}: {time.perf_counter() - began:.0f} s now, its runs {section.seconds:.0f} s in all"
-        )
+        now = time.perf_counter() - began
+        print(f"\n=== {section.title}: {now:.0f} s now, its runs {section.seconds:.0f} s in all")
         print("\n".join(f"  {finding}" for finding in section.findings), flush=True)
     skipped = sorted({done.name for done in cells.ran if done.skipped})
     if skipped:

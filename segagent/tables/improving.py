@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from segagent.improvement.figures import read_figures
+from segagent.improvement.folder import RoundFolder
 from segagent.tables import plots
 from segagent.tables.arms import Arm, verdict
 from segagent.tables.cells import Cell, Done, named
@@ -25,35 +29,50 @@ def improvement(setup: Setup) -> Section:
     learnt = [f"data.trajectories={value_word(str(start.path))}", *words_of(settings.settings, "improvement.settings")]
     recipe = {"model": setup.mllm, "data": settings.data, "seed": config.seed, "steps": settings.steps}
     longer, folder = setup.train("improvement/longer", *learnt, **recipe)
-    made = {_SFT: ([], None), _LONGER: ([start, longer], folder)}
+    made: dict[str, tuple[list[Done], str | None]] = {_SFT: ([], None), _LONGER: ([start, longer], folder)}
+    nothing: list[str] = []
     for method in settings.methods:
         name = f"improvement/{method}"
         words = [*words_of(settings.data, "improvement.data"), *setup.mllm, *setup.segmenter, f"method={method}"]
         words += [*learnt, "train.epochs=null", f"train.steps={settings.steps}", f"rollout.max_clicks={clicks}"]
         words += ["rounds=1", "wandb.mode=disabled", *limited_to(settings.limit), *setup.common]
-        done = setup.cells.run(Cell("improve", name, tuple(words), ending=""))
-        made[method] = [start, done], str(done.path / "round_1" / "train" / "best")
-    return _section(setup, title, claim, made)
+        cell = Cell("improve", name, tuple(words), ending="")
+        try:
+            done = setup.cells.run(cell)
+        except ValueError:
+            if _selected(setup.cells.path(cell)) != 0:
+                raise
+            nothing.append(f"{method}: none of its rollouts was selected, so that nothing could be learnt.")
+            continue
+        made[method] = [start, done], str(RoundFolder(done.path, 1).model)
+    return _section(setup, title, claim, made, nothing)
+
+
+def _selected(out: Path) -> int | None:
+    """Trajectories that the round's method selected; None where it did not come so far."""
+    selection = RoundFolder(out, 1).selection
+    return read_figures(selection)["selected"] if selection.is_file() else None
 
 
 def limited_to(limit: int | None) -> list[str]:
     return [word.replace("data.", "", 1) for word in limited(limit)]
 
 
-def _section(setup: Setup, title: str, claim: str, made: dict[str, tuple[list[Done], str | None]]) -> Section:
+def _section(
+    setup: Setup, title: str, claim: str, made: dict[str, tuple[list[Done], str | None]], nothing: list[str]
+) -> Section:
     settings, arms, dones = setup.config.improvement, {}, []
     series = {}
     for name, (used, folder) in made.items():
-        place = None if folder is None else f"improvement/{name.split(',')[0].lower()}_evaluated"
-        place = "improvement/longer_evaluated" if name == _LONGER else place
+        place = None if folder is None else f"improvement/{'longer' if name == _LONGER else name}_evaluated"
         done = setup.hard(1, place, None if folder is None else setup.model(folder))
         run = run_of(done)
         arms[name] = run.arm("final"), run.arm("best_predicted"), done
         series[name] = [setup.ciou(run.arm(f"step:{step}")) for step in range(setup.config.hard_max_clicks + 1)]
         dones += [*used, done]
     rows = [_row(setup, name, arms) for name in arms]
-    findings = []
-    for name in settings.methods:
+    findings = list(nothing)
+    for name in (method for method in settings.methods if method in arms):
         for base in (_SFT, _LONGER):
             one = setup.gain(arms[base][0], arms[name][0])
             findings.append(f"{name} over {base}, last mask: {one.percent(True)}, {verdict(one)}.")
