@@ -83,7 +83,8 @@ def main(config: DictConfig) -> int:
         section.save(out / f"{name}.json")
         write(setup)
         now = time.perf_counter() - began
-        print(f"\n=== {section.title}: {now:.0f} s now, its runs {section.seconds:.0f} s in all")
+        runs = f"its runs {section.seconds:.0f} s in all, {section.cpu_seconds:.0f} s of CPU"
+        print(f"\n=== {section.title}: {now:.0f} s now; {runs}")
         print("\n".join(f"  {finding}" for finding in section.findings), flush=True)
     skipped = sorted({done.name for done in cells.ran if done.skipped})
     if skipped:

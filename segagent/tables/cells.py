@@ -45,14 +45,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Done:
-    """path: what the cell wrote. command: that made it, as for a shell, `OUT` being the folder of all cells. seconds:
-    of its last go. skipped: whether samples could not be loaded (exit code 1).
+    """path: what the cell wrote. command: that made it, as for a shell, `OUT` being the folder of all cells. seconds,
+    cpu_seconds: of its last go, on the wall and of this process. skipped: whether samples could not be loaded (exit
+    code 1).
     """
 
     name: str
     path: Path
     command: str
     seconds: float
+    cpu_seconds: float
     skipped: bool
 
 
@@ -75,12 +77,13 @@ class Cells:
             begin = ["overwrite=true"] if cell.whole else ["resume=true"]
             config = compose_config(cell.entry, [*cell.settings, f"out={json.dumps(str(path))}", *begin])
             OmegaConf.resolve(config)
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             code = entry_module(cell.entry).main(config)
-            facts = {"seconds": time.perf_counter() - began, "skipped": bool(code)}
+            seconds, cpu_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
+            facts = {"seconds": seconds, "cpu_seconds": cpu_seconds, "skipped": bool(code)}
             write_text(marker, json.dumps(facts) + "\n")
         facts = json.loads(marker.read_text(encoding="utf-8"))
-        done = Done(cell.name, path, self.command(cell), facts["seconds"], facts["skipped"])
+        done = Done(cell.name, path, self.command(cell), **facts)
         if all(other.name != done.name for other in self.ran):
             self.ran.append(done)
         return done

@@ -33,7 +33,7 @@ def _about(section: Section) -> list[str]:
     if section.samples_skipped:
         lines.append(f"Samples that could not be loaded were left out of: {', '.join(section.samples_skipped)}.")
     if section.commands:
-        lines.append(f"The runs took {section.seconds:.0f} s.")
+        lines.append(f"The runs took {section.seconds:.0f} s ({section.cpu_seconds:.0f} s of CPU).")
     return lines
 
 

@@ -32,8 +32,8 @@ class Table:
 @dataclass(frozen=True)
 class Section:
     """name: of the part. claim: what the paper shows. findings: what these runs show, a line each. commands: (cell,
-    command). seconds: that the cells took, whenever they were run. samples_skipped: cells some samples of which could
-    not be loaded.
+    command). seconds, cpu_seconds: that the cells took, whenever they were run. samples_skipped: cells some samples of
+    which could not be loaded.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Section:
     notes: list[str] = field(default_factory=list)
     commands: list[list[str]] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     samples_skipped: list[str] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
@@ -64,5 +65,6 @@ def made_by(dones: Sequence[Done]) -> dict[str, object]:
     return {
         "commands": [[done.name, done.command] for done in once],
         "seconds": sum(done.seconds for done in once),
+        "cpu_seconds": sum(done.cpu_seconds for done in once),
         "samples_skipped": [done.name for done in once if done.skipped],
     }

@@ -254,7 +254,9 @@ def test_what_a_page_shows_is_text(tmp_path):
     plot = Plot("p", "a plot", "<svg></svg>")
     (tmp_path / "p.png").write_bytes(b"png")
     table = Table(["a", "run"], [["x_1 | <b>", "cell"]], "c*")
-    odd = Section("odd", "Odd", "A < B", ["1 < 2"], [table], [plot], ["note"], [["cell", "python x"]], 2.0, ["cell"])
+    odd = Section(
+        "odd", "Odd", "A < B", ["1 < 2"], [table], [plot], ["note"], [["cell", "python x"]], 2.0, 1.0, ["cell"]
+    )
     odd.save(tmp_path / "odd.json")
     assert Section.load(tmp_path / "odd.json") == odd
     write_pages(tmp_path / "docs" / "r", title="T", facts=["f"], sections=[odd], folder=tmp_path)
