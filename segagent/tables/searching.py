@@ -81,21 +81,17 @@ def cost(setup: Setup) -> Section:
     cpu_ratios = [several.cpu_seconds / one.cpu_seconds for several, one in zip(dones[config.k], dones[1], strict=True)]
     passes = metrics[config.k][0]["search_states_seen"] / metrics[1][0]["search_states_seen"]
     head = ["search", "n", "prompt passes", "segmenter passes", "coinciding", "model calls", "segmenter calls"]
+    head += ["seconds a sample", "CPU seconds of the run", "run"]
     return Section(
         name="cost",
         title=f"Cost of K={config.k}",
         claim="Three candidates a step take three looks, not six: at most 3.0 times the time of one.",
         findings=[
-            f"Wall time K={config.k} over K=1 at batch {settings.batch_size}: {median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} turns), CPU time of the whole run {median(cpu_ratios):.2f}; prompt passes {passes:.2f} times."
+            f"K={config.k} over K=1, batch {settings.batch_size}: wall time {median(ratios):.2f} ({min(ratios):.2f} to "
+            f"{max(ratios):.2f} in {len(ratios)} turns), CPU time of the whole run {median(cpu_ratios):.2f}, prompt "
+            f"passes {passes:.2f} times."
         ],
-        tables=[
-            Table(
-                [*head, "seconds a sample", "CPU seconds of the run", "run"],
-                rows,
-                "passes are per sample, calls are of all batches",
-            )
-        ],
+        tables=[Table(head, rows, "passes are per sample, calls are of all batches")],
         notes=[
             "Seconds are of the whole loop, loading the pictures included; CPU seconds also of loading the weights and "
             "scoring. K=1 and K by turns on the same machine."
