@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from segagent.configuration import CONFIG_DIR, compose_config
 from segagent.entry import write_text
+from segagent.tables.settings import value_word
 
 ROOT = CONFIG_DIR.parent
 
@@ -75,7 +76,7 @@ class Cells:
             self.tell(f"\n--- {cell.name}: {self.command(cell)}")
             marker.parent.mkdir(parents=True, exist_ok=True)
             begin = ["overwrite=true"] if cell.whole else ["resume=true"]
-            config = compose_config(cell.entry, [*cell.settings, f"out={json.dumps(str(path))}", *begin])
+            config = compose_config(cell.entry, [*cell.settings, f"out={value_word(str(path))}", *begin])
             OmegaConf.resolve(config)
             began = time.perf_counter(), time.process_time()
             code = entry_module(cell.entry).main(config)

@@ -21,6 +21,8 @@ def fig3(setup: Setup) -> Section:
         done = setup.cells.run(Cell("complexity", f"complexity/{dataset}", tuple(words)))
         dones.append(done)
         content = json.loads(done.path.read_text(encoding="utf-8"))
+        if len(content["datasets"]) != 1:
+            raise ValueError(f"{dataset}: is several datasets ({', '.join(content['datasets'])}); figure 3 takes one")
         (found,) = content["datasets"].values()
         groups[dataset] = {
             f"IoU {level}%": Interval(*(found[f"noc{level}{end}"] for end in ("", "_low", "_high"))) for level in LEVELS

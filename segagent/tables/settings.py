@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from typing import Any
@@ -23,7 +22,10 @@ def value_word(value: Any) -> str:
         return f"[{','.join(map(value_word, value))}]"
     if not isinstance(value, str):
         return repr(value)
-    return value if _PLAIN.fullmatch(value) and value.lower() not in _READ_OTHERWISE else json.dumps(value)
+    if _PLAIN.fullmatch(value) and value.lower() not in _READ_OTHERWISE:
+        return value
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{quoted}"'
 
 
 def member_words(group: str, member: DictConfig | None, shared: DictConfig) -> list[str]:

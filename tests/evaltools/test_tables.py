@@ -168,7 +168,8 @@ def test_unsound_settings_are_named(script, model, made, tmp_path):
         script.main(composed(model, made, "resume=true", "limit=2", "training.steps=1", "improvement.steps=1"))
     with pytest.raises(ValueError, match="say resume=true to go on"):
         script.main(composed(model, made))
-    without = composed(model, tmp_path, "mllm=null", "parts=[table1]")
+    without = composed(model, tmp_path, "parts=[table1]")
+    without.mllm = None
     with pytest.raises(ValueError, match="mllm: no model given"):
         script.main(without)
 
