@@ -20,17 +20,17 @@ from segagent.tables.section import Plot, Section, Table
 from segagent.tables.settings import member_words, named_settings, value_word
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = "data=refshapes data.size=96"
+SMALL = "data=refshapes data.size=128"
 TRAINED = "train.global_batch=2 train.batch_size=2 train.workers=0 train.precision=float32"
 SETTINGS = [
     f'datasets=["refshapes: {SMALL}","thin: {SMALL} data.subset=refshapes-thin"]', "easy=refshapes", "hard=thin",
-    "segmenter=graphcut", "segmenter.max_pixels=600", "limit=3", "hard_limit=2", "max_clicks=2", "hard_max_clicks=2",
+    "segmenter=graphcut", "segmenter.max_pixels=1024", "limit=3", "hard_limit=2", "max_clicks=2", "hard_max_clicks=2",
     f'filtering.data="{SMALL}"', f'filtering.train="{SMALL} data.split=train"', "filtering.limit=4",
     "filtering.train_limit=4", "filtering.numbers=[expected]", "complexity.limit=2", "complexity.max_clicks=3",
     "cost.limit=2", "cost.repeats=2", "cost.batch_size=2", "resamples=50", "device=cpu", "batch_size=4", "title=Tiny",
     f'training.data="{SMALL}"', f'training.simulate="{SMALL} data.split=train"', "training.limit=2",
     f'training.settings="{TRAINED}"', "training.samples=2", "training.seeds=[0,1]", "training.colors=[nano_red]",
-    "training.coordinates=[nano_row_first]", 'training.box_segmenter="segmenter=graphcut segmenter.max_pixels=600"',
+    "training.coordinates=[nano_row_first]", 'training.box_segmenter="segmenter=graphcut segmenter.max_pixels=1024"',
     f'improvement.data="{SMALL}"', f'improvement.simulate="{SMALL} data.split=train"', "improvement.limit=2",
     f'improvement.settings="{TRAINED}"', "improvement.methods=[star,star_plus]",
 ]  # fmt: skip
