@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from segagent.engines import on_ray
 from segagent.engines.in_process import InProcess
 from segagent.engines.on_ray import OnRay
 from segagent.engines.work import run_config, work_of
+from segagent.improvement.rounds import Improvement
 
 COUNT, BROKEN = 24, 5
 
@@ -26,12 +29,18 @@ def cluster():
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'segagent[ray]'")
     from ray.cluster_utils import Cluster
 
+    # Read by Ray's own processes. Workers would otherwise stand back behind whatever else the machine does, and a node
+    # be missed 15 seconds after it is gone.
+    quick = pytest.MonkeyPatch()
+    quick.setenv("RAY_worker_niceness", "0")
+    quick.setenv("RAY_health_check_period_ms", "500")
     size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
     second = cluster.add_node(**size)
     yield cluster, second
     ray.shutdown()
     cluster.shutdown()
+    quick.undo()
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +167,10 @@ def test_a_killed_worker_and_a_picture_that_stops_the_run(cluster, photos, tmp_p
     monkeypatch.setattr(on_ray._Crew, "give", give_and_kill)
     config = settings(photos, "unused", "on_error=stop", "simulate.max_clicks=4")
     work = work_of(config, config.simulate, "simulate")
-    work = on_ray.replace(work, samples=[9, 3, 7, 2, 1, BROKEN, 8, 4])
+    with pytest.raises(OSError, match=r"lost 1 workers at block 1 \(engine.attempts\), .* go on with resume=true"):
+        OnRay(address=cluster.address, block=2, attempts=1).roll_out(work, tmp_path / "once")
+    killed.clear()
+    work = replace(work, samples=[9, 3, 7, 2, 1, BROKEN, 8, 4])
     files = []
     for name, engine in {"local": InProcess(), "ray": OnRay(address=cluster.address, block=2)}.items():
         with pytest.raises(ValueError, match=rf"p{BROKEN:02}.png: not an image"):
@@ -171,7 +183,7 @@ def test_annotate_works_on_the_cluster_too(cluster, photos, tmp_path):
     made = []
     for name, engine in {"local": (), "ray": by(cluster[0])}.items():
         given = (f"images={photos / 'images'}", f"truth={photos / 'masks'}", "text=cup", "include=p0", "device=cpu")
-        search = ("segmenter=graphcut", "proposer=noisy_oracle", "reward=true_iou", "search.k=2")
+        search = ("segmenter=graphcut", "policy@proposer=noisy_oracle", "reward=true_iou", "search.k=2")
         config = compose_config(
             "annotate", [*given, *search, "rollout.max_clicks=2", f"out={tmp_path / name}", *engine]
         )
@@ -186,6 +198,12 @@ def test_annotate_works_on_the_cluster_too(cluster, photos, tmp_path):
 def test_more_than_a_node_has_is_refused(cluster, photos, tmp_path):
     with pytest.raises(ValueError, match=r"no node has room for a worker of 1 CPUs and 2 GPUs; choose engine.cpus"):
         simulate(photos, tmp_path / "t.jsonl", *by(cluster[0]), "engine.gpus_per_worker=2")
+
+
+def test_processes_of_accelerate_do_not_wait_for_a_cluster():
+    config = compose_config("improve", ["out=x", "mllm=nano", "engine=ray"])
+    with pytest.raises(ValueError, match=r"engine: accelerate's processes .* shard=0/2"):
+        Improvement(config, SimpleNamespace(num_processes=2))
 
 
 def test_without_ray_it_says_what_to_install(photos, tmp_path, monkeypatch):
