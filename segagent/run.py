@@ -73,8 +73,9 @@ def load(dataset: Dataset, indices: Sequence[int], on_error: str, summary: RunSu
         yield sample
 
 
-def check_on_error(on_error: str) -> None:
-    """Raises `ValueError` for what `run` does not take."""
+def check_settings(shard: str, on_error: str) -> None:
+    """Raises `ValueError` for what `run` does not take, before a file is opened."""
+    parse_shard(shard)
     if on_error not in ("stop", "skip"):
         raise ValueError(f"on_error={on_error!r}: choose stop or skip")
 
@@ -122,7 +123,7 @@ def run(
     on_error: `stop` at a sample that cannot be loaded (what was done stays in the file), or `skip` it and report it.
     Raises `ValueError` for unsound input and `OSError` when `out` cannot be written.
     """
-    check_on_error(on_error)
+    check_settings(shard, on_error)
     summary, began = RunSummary(), time.perf_counter()
     with TrajectoryWriter(out, resume=resume) as writer:
         left = left_to_do(dataset, shard, writer, summary)

@@ -51,9 +51,8 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
     source = work.dataset
     _check_folder(out, config)
     claim_output(out / "annotations.json", config, lines)
-    if config.overwrite:
-        shutil.rmtree(out / "masks", ignore_errors=True)
     done = roll_out(config, work, lines)
+    shutil.rmtree(out / "masks", ignore_errors=True)  # of an earlier run; like all but the lines, made anew
     trajectories = list(read_trajectories(lines))
     figures: dict[str, Any] = {"mode": config.mode, "who": who(config), "n": len(trajectories)}
     figures |= {"n_skipped": len(done.skipped), "skipped": done.skipped}

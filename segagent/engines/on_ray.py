@@ -24,7 +24,7 @@ from tqdm import tqdm
 from segagent.data.trajectories import TrajectoryWriter, to_lines
 from segagent.engines.work import RolloutWork
 from segagent.rollout import rollout
-from segagent.run import RunSummary, check_on_error, counted, left_to_do, load, progress_bar
+from segagent.run import RunSummary, check_settings, counted, left_to_do, load, progress_bar
 
 _LOOK = 5.0  # seconds between two looks at what the cluster has room for
 _TELL = 60.0  # seconds of waiting for a first worker between two words about it
@@ -105,12 +105,12 @@ class OnRay:
         self.address, self.workers, self.block, self.ahead, self.attempts = address, workers, block, ahead, attempts
         self.cpus_per_worker, self.gpus_per_worker = cpus_per_worker, gpus_per_worker
 
-    def roll_out(self, work: RolloutWork, out: Path, shard: str = "0/1") -> RunSummary:
+    def roll_out(self, work: RolloutWork, out: Path, shard: str = "0/1", resume: bool = True) -> RunSummary:
         """See `RolloutEngine`; raises `OSError` when there is no cluster, or a block lost its worker too often."""
-        check_on_error(work.on_error)
-        summary, began = RunSummary(), time.perf_counter()
-        with TrajectoryWriter(out, resume=True) as writer:
-            left = left_to_do(work.dataset, shard, writer, summary)
+        check_settings(shard, work.on_error)
+        summary, began, dataset = RunSummary(), time.perf_counter(), work.dataset
+        with TrajectoryWriter(out, resume=resume) as writer:
+            left = left_to_do(dataset, shard, writer, summary)
             if left:
                 ray, ours = self._connect()
                 crew = _Crew(ray, self, work)
@@ -267,8 +267,8 @@ class _Crew:
         most = self.engine.attempts * (1 if number is not None else len(self) + 1)
         if self.losses[number] >= most:
             raise OSError(
-                f"engine=ray: lost {self.losses[number]} workers {where} (engine.attempts), the last by: {error}; what "
-                "is written is whole: go on with resume=true"
+                f"engine=ray: lost {self.losses[number]} workers {where} (engine.attempts), the last one so: "
+                f"{str(error).splitlines()[0]}; what is written is whole: go on with resume=true"
             )
 
     def _tell(self, heard: bool) -> None:

@@ -52,9 +52,10 @@ class RolloutWork:
 
 
 class RolloutEngine(Protocol):
-    def roll_out(self, work: RolloutWork, out: Path, shard: str = "0/1") -> RunSummary:
+    def roll_out(self, work: RolloutWork, out: Path, shard: str = "0/1", resume: bool = True) -> RunSummary:
         """Appends to `out` (JSONL) what it lacks of a shard (`i/n`, see `run.shard_indices`) of the work.
 
+        Without `resume` the file is begun anew.
         The trajectories stand in the order of the samples, and at every moment `out` is a prefix of the finished file.
         A sample that cannot be loaded stops it (`ValueError`) once those before it are written, or is left out and
         reported with `work.on_error=skip`. Raises `ValueError` for unsound input, `OSError` when `out` cannot be
@@ -75,13 +76,11 @@ def run_config(config: DictConfig, rules: DictConfig, out: str | Path, title: st
     Without `resume` the file is begun anew. rules: see `RolloutWork`. Raises what engine and constructors raise.
     """
     work = work_of(config, rules, title)
-    return work.dataset, roll_out(config, work, Path(out))
+    summary = roll_out(config, work, Path(out))
+    return work.dataset, summary
 
 
 def roll_out(config: DictConfig, work: RolloutWork, out: Path) -> RunSummary:
     """`work` by the engine that the settings name; config: has engine, shard, resume. Raises as `run_config`."""
     refuse_launcher()
-    engine = build(config.engine)
-    if not config.resume and out.exists():
-        open(out, "wb").close()
-    return engine.roll_out(work, out, config.shard)
+    return build(config.engine).roll_out(work, out, config.shard, config.resume)

@@ -202,7 +202,7 @@ def test_more_than_a_node_has_is_refused(cluster, photos, tmp_path):
 
 def test_processes_of_accelerate_do_not_wait_for_a_cluster():
     config = compose_config("improve", ["out=x", "mllm=nano", "engine=ray"])
-    with pytest.raises(ValueError, match=r"engine: accelerate's processes .* shard=0/2"):
+    with pytest.raises(ValueError, match=r"engine: accelerate's processes .*shard=0/2"):
         Improvement(config, SimpleNamespace(num_processes=2))
 
 
