@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import heapq
 import os
+import re
+import socket
 import sys
 import time
 from collections import Counter
@@ -26,6 +28,7 @@ from segagent.engines.work import RolloutWork
 from segagent.rollout import rollout
 from segagent.run import RunSummary, check_settings, counted, left_to_do, load, progress_bar
 
+_ANSWER = 20.0  # seconds that a cluster has to answer
 _LOOK = 5.0  # seconds between two looks at what the cluster has room for
 _TELL = 60.0  # seconds of waiting for a first worker between two words about it
 
@@ -133,8 +136,10 @@ class OnRay:
             return ray, False
         local = {"include_dashboard": False} if self.address is None else {}
         try:
+            if host := re.fullmatch(r"([^:/]+):(\d+)", self.address or ""):  # Ray itself would try for minutes
+                socket.create_connection((host[1], int(host[2])), timeout=_ANSWER).close()
             ray.init(address=self.address or "local", log_to_driver=False, **local)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ConnectionError(f"engine.address={self.address}: no Ray cluster answers ({reason})") from None
         return ray, True

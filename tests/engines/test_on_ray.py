@@ -200,6 +200,11 @@ def test_more_than_a_node_has_is_refused(cluster, photos, tmp_path):
         simulate(photos, tmp_path / "t.jsonl", *by(cluster[0]), "engine.gpus_per_worker=2")
 
 
+def test_an_address_where_no_cluster_is(cluster, photos, tmp_path):
+    with pytest.raises(OSError, match=r"engine.address=127.0.0.1:1: no Ray cluster answers"):
+        simulate(photos, tmp_path / "t.jsonl", "engine=ray", "engine.address='127.0.0.1:1'")
+
+
 def test_processes_of_accelerate_do_not_wait_for_a_cluster():
     config = compose_config("improve", ["out=x", "mllm=nano", "engine=ray"])
     with pytest.raises(ValueError, match=r"engine: accelerate's processes .*shard=0/2"):
