@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -115,19 +116,18 @@ class OnRay:
         with TrajectoryWriter(out, resume=resume) as writer:
             left = left_to_do(dataset, shard, writer, summary)
             if left:
-                ray, ours = self._connect()
-                crew = _Crew(ray, self, work)
-                try:
-                    self._drive(crew, left, writer, summary, work.title)
-                finally:
-                    crew.dismiss()
+                with ExitStack() as ends:
+                    ray, ours = self._connect()
                     if ours:
-                        ray.shutdown()
+                        ends.callback(ray.shutdown)
+                    crew = _Crew(ray, self, work)
+                    ends.callback(crew.dismiss)
+                    self._drive(crew, left, writer, summary, work.title)
         summary.seconds = time.perf_counter() - began
         return summary
 
     def _connect(self) -> tuple[ModuleType, bool]:
-        """Ray, and whether the connection was made here."""
+        """Ray, and whether the connection was made here; one that there is already is used as it is."""
         try:
             import ray
         except ImportError:
