@@ -21,9 +21,10 @@ from omegaconf import DictConfig
 
 from segagent.data.mixture import Mixture
 from segagent.data.trajectories import read_trajectories
+from segagent.engines.work import run_config
 from segagent.entry import beside, claim_output, run_entry, write_text
 from segagent.metrics.noc import LEVELS, clicks_needed, iou_curves, mean_interval
-from segagent.run import run_config, who
+from segagent.run import who
 from segagent.types import Trajectory
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -24,11 +24,11 @@ from omegaconf import DictConfig
 from segagent.configuration import build
 from segagent.data.predictions import prediction_record
 from segagent.data.trajectories import read_trajectories
+from segagent.engines.work import run_config
 from segagent.entry import beside, claim_output, run_entry, write_text
 from segagent.metrics import score
 from segagent.metrics.statistics import correlation, ranks
 from segagent.policies.calibration import FILE_NAME, Calibration, reliability
-from segagent.run import run_config
 
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "mae": lambda predicted, true: float(100 * np.abs(predicted - true).mean()),

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from segagent.engines.work import run_config
 from segagent.entry import beside, claim_output, run_entry
 from segagent.metrics.table import format_metrics
 from segagent.results import check_protocol, publish, write_metrics
-from segagent.run import run_config, who
+from segagent.run import who
 
 
 def main(config: DictConfig) -> int:

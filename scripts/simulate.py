@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 
 from segagent.data.segagent_json import write_official
 from segagent.data.trajectories import read_trajectories
+from segagent.engines.work import run_config
 from segagent.entry import claim_output, run_entry
 from segagent.metrics.table import format_metrics
 from segagent.results import write_metrics
-from segagent.run import run_config
 
 
 def main(config: DictConfig) -> int:

@@ -21,7 +21,7 @@ from segagent.configuration import CONFIG_DIR, compose_config, names
 from segagent.mllm.families import family_of
 
 # Keys that change how a run is done, not what it makes: a resumed run may differ in them.
-RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device")
+RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device", "engine")
 
 
 def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
@@ -125,13 +125,13 @@ def git_hash() -> str:
 
 
 def differing_settings(old: DictConfig, new: DictConfig, but: Sequence[str] = RUN_KEYS) -> list[str]:
-    """Settings in which two configs differ, as `key (value, value)`; the keys in `but` may differ."""
+    """Settings in which two configs differ, as `key (value, value)`; what is under the keys in `but` may differ."""
     flat = [_flatten(OmegaConf.to_container(config)) for config in (old, new)]
     keys = sorted(flat[0].keys() | flat[1].keys())
     return [
         f"{key} ({flat[0].get(key)} then, {flat[1].get(key)} now)"
         for key in keys
-        if key not in but and flat[0].get(key) != flat[1].get(key)
+        if key.partition(".")[0] not in but and flat[0].get(key) != flat[1].get(key)
     ]
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from segagent.configuration import build
 from segagent.data.base import Dataset
 from segagent.data.trajectories import TrajectoryWriter
 from segagent.environment import Environment, Init
@@ -56,18 +55,53 @@ class RunSummary:
     skipped: list[str] = field(default_factory=list)
     statistics: dict[str, int] = field(default_factory=dict)
 
+    def skip(self, reason: str) -> None:
+        self.skipped.append(reason)
+        tqdm.write(f"skipped: {reason}", file=sys.stderr)
 
-def _load(dataset: Dataset, indices: Sequence[int], skip: bool, summary: RunSummary) -> Iterator[Sample]:
+
+def load(dataset: Dataset, indices: Sequence[int], on_error: str, summary: RunSummary) -> Iterator[Sample]:
+    """Samples; those that cannot be loaded stop it (`ValueError`), or are told of in `summary` with `on_error=skip`."""
     for index in indices:
         try:
             sample = dataset[index]
         except ValueError as error:
-            if not skip:
+            if on_error != "skip":
                 raise
-            summary.skipped.append(str(error))
-            tqdm.write(f"skipped: {error}", file=sys.stderr)
+            summary.skip(str(error))
             continue
         yield sample
+
+
+def check_settings(shard: str, on_error: str) -> None:
+    """Raises `ValueError` for what `run` does not take, before a file is opened."""
+    parse_shard(shard)
+    if on_error not in ("stop", "skip"):
+        raise ValueError(f"on_error={on_error!r}: choose stop or skip")
+
+
+def left_to_do(dataset: Dataset, shard: str, writer: TrajectoryWriter, summary: RunSummary) -> list[int]:
+    """Indices of a shard's samples that the file lacks, ascending; how many it has is noted in `summary`.
+
+    Raises `ValueError` when it holds others.
+    """
+    if writer.repaired:
+        print(writer.repaired, file=sys.stderr)
+    indices = shard_indices(len(dataset), shard)
+    left = [index for index in indices if dataset.sample_id(index) not in writer.done]
+    summary.resumed = len(indices) - len(left)
+    if len(writer.done) != summary.resumed:
+        strangers = len(writer.done) - summary.resumed
+        raise ValueError(
+            f"{writer.path}: holds {strangers} samples that this run does not have; resume with the same data"
+        )
+    return left
+
+
+def counted(policy: Policy | TreeSearch, environment: Environment) -> dict[str, int]:
+    """What segmenter and policy have counted so far, if they count."""
+    members = [member for member in (environment.segmenter, policy) if hasattr(member, "statistics")]
+    return {name: count for member in members for name, count in member.statistics().items()}
 
 
 def run(
@@ -89,37 +123,30 @@ def run(
     on_error: `stop` at a sample that cannot be loaded (what was done stays in the file), or `skip` it and report it.
     Raises `ValueError` for unsound input and `OSError` when `out` cannot be written.
     """
-    if on_error not in ("stop", "skip"):
-        raise ValueError(f"on_error={on_error!r}: choose stop or skip")
-    indices = shard_indices(len(dataset), shard)
+    check_settings(shard, on_error)
     summary, began = RunSummary(), time.perf_counter()
     with TrajectoryWriter(out, resume=resume) as writer:
-        if writer.repaired:
-            print(writer.repaired, file=sys.stderr)
-        left = [index for index in indices if dataset.sample_id(index) not in writer.done]
-        summary.resumed = len(indices) - len(left)
-        if len(writer.done) != summary.resumed:
-            strangers = len(writer.done) - summary.resumed
-            raise ValueError(f"{out}: holds {strangers} samples that this run does not have; resume with the same data")
-        samples = _load(dataset, left, on_error == "skip", summary)
+        left = left_to_do(dataset, shard, writer, summary)
         batches = rollout(
-            samples,
+            load(dataset, left, on_error, summary),
             policy=policy,
             environment=environment,
             init=init,
             batch_size=batch_size,
             record_seconds=record_seconds,
         )
-        with tqdm(total=len(indices), initial=summary.resumed, desc=title, unit="sample") as progress:
+        with progress_bar(len(left), summary, title) as progress:
             for trajectories in batches:
                 writer.write(trajectories)
                 summary.written += len(trajectories)
                 progress.update(len(trajectories))
     summary.seconds = time.perf_counter() - began
-    for member in (environment.segmenter, policy):
-        if hasattr(member, "statistics"):
-            summary.statistics |= member.statistics()
+    summary.statistics = counted(policy, environment)
     return summary
+
+
+def progress_bar(left: int, summary: RunSummary, title: str) -> tqdm:
+    return tqdm(total=left + summary.resumed, initial=summary.resumed, desc=title, unit="sample")
 
 
 def who(config: DictConfig) -> str:
@@ -136,27 +163,3 @@ def refuse_launcher() -> None:
             f"started {processes} times by a launcher (WORLD_SIZE={processes}), and every process would do the whole; "
             "give each its part with shard=i/n and join them with scripts/join.py, as run_eval.sh does"
         )
-
-
-def run_config(config: DictConfig, rules: DictConfig, out: str | Path, title: str) -> tuple[Dataset, RunSummary]:
-    """`run` as an entry's settings say; returns the dataset too.
-
-    config: has data, policy, segmenter, init, batch_size, shard, seed, resume, on_error, record_seconds. rules:
-    arguments of `Environment` beside segmenter and seed. Raises what `run` and the constructors raise.
-    """
-    refuse_launcher()
-    dataset, policy, segmenter = build(config.data), build(config.policy), build(config.segmenter)
-    summary = run(
-        dataset,
-        policy=policy,
-        environment=Environment(segmenter=segmenter, seed=config.seed, **rules),
-        out=out,
-        init=config.init,
-        batch_size=config.batch_size,
-        shard=config.shard,
-        resume=config.resume,
-        on_error=config.on_error,
-        record_seconds=config.record_seconds,
-        title=title,
-    )
-    return dataset, summary

@@ -16,7 +16,7 @@ LEVELS = [
     ["policies"],
     ["rollout"],
     ["report", "run", "training"],
-    ["entry"],
+    ["engines", "entry"],
     ["results"],
     ["annotation", "improvement"],
     ["tables"],

@@ -6,9 +6,10 @@ import pytest
 
 from segagent.configuration import compose_config
 from segagent.data.trajectories import read_trajectories
+from segagent.engines.work import run_config
 from segagent.environment import Environment
 from segagent.policies.simulated import NoisyOracle
-from segagent.run import parse_shard, run, run_config, shard_indices, who
+from segagent.run import parse_shard, run, shard_indices, who
 
 
 @pytest.fixture

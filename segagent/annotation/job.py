@@ -25,18 +25,15 @@ from segagent.annotation.outputs import (
     write_masks,
     write_sheet,
 )
-from segagent.annotation.sources import check_settings, init_of, open_policy, open_source
+from segagent.annotation.sources import calibration_of, check_settings, work_of
 from segagent.annotation.suspicion import Suspicion, find_suspicious
-from segagent.configuration import build
 from segagent.data.base import Dataset
 from segagent.data.trajectories import read_trajectories
+from segagent.engines.work import roll_out
 from segagent.entry import claim_output, write_text
-from segagent.environment import Environment
-from segagent.policies.base import Policy
 from segagent.policies.calibration import Calibration
-from segagent.policies.search import TreeSearch
 from segagent.results import image_loader
-from segagent.run import RunSummary, run, who
+from segagent.run import RunSummary, who
 from segagent.types import Trajectory
 
 
@@ -50,26 +47,12 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
     check_settings(config)
     out = Path(config.out)
     lines = out / "trajectories.jsonl"
-    source, policy = open_source(config), open_policy(config)
-    calibration = _calibration(policy) if config.mode == "filter" else None
-    if calibration is not None:
-        calibration.reaching(config.filter.bad_iou)  # what is wrong with it shows before the run
+    work, calibration = work_of(config), calibration_of(config)  # what is wrong with them shows before the run
+    source = work.dataset
     _check_folder(out, config)
     claim_output(out / "annotations.json", config, lines)
-    if config.overwrite:
-        shutil.rmtree(out / "masks", ignore_errors=True)
-    done = run(
-        source,
-        policy=policy,
-        environment=Environment(segmenter=build(config.segmenter), seed=config.seed, **config.rollout),
-        out=lines,
-        init=init_of(config),
-        batch_size=config.batch_size,
-        shard=config.shard,
-        resume=config.resume,
-        on_error=config.on_error,
-        title=config.mode,
-    )
+    done = roll_out(config, work, lines)
+    shutil.rmtree(out / "masks", ignore_errors=True)  # of an earlier run; like all but the lines, made anew
     trajectories = list(read_trajectories(lines))
     figures: dict[str, Any] = {"mode": config.mode, "who": who(config), "n": len(trajectories)}
     figures |= {"n_skipped": len(done.skipped), "skipped": done.skipped}
@@ -99,10 +82,6 @@ def _check_folder(out: Path, config: DictConfig) -> None:
     for name in ("masks", "truth"):
         if config[name] and Path(config[name]).resolve() == (out / "masks").resolve():
             raise ValueError(f"{config[name]}: {name} is the folder that would be written to; choose another out")
-
-
-def _calibration(policy: Policy | TreeSearch) -> Calibration | None:
-    return getattr(getattr(policy, "reward", None), "calibration", None)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

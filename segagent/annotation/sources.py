@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
 
-from segagent.configuration import build
-from segagent.data.base import Dataset
 from segagent.data.given_masks import GivenMasks
 from segagent.data.picture_folder import PictureFolder
-from segagent.policies.base import Policy
+from segagent.engines.work import RolloutWork
+from segagent.policies.calibration import Calibration
 from segagent.policies.search import Beam, TreeSearch
 from segagent.types import InitKind
 
@@ -39,30 +40,55 @@ def check_settings(config: DictConfig) -> None:
             raise ValueError(f"filter.{name}={config.filter[name]}: in (0, 1], e.g. 0.9")
 
 
-def open_source(config: DictConfig) -> Dataset:
-    """The annotations of a COCO file, or a folder of pictures."""
+def source_of(config: DictConfig) -> DictConfig:
+    """The settings of the samples: annotations of a COCO file, or a folder of pictures."""
     shared = {"images": config.images, "truth": config.truth, "include": config.include, "limit": config.limit}
     if config.coco:
-        return GivenMasks(annotations=config.coco, text=config.coco_text, **shared)
-    return PictureFolder(text=config.text, texts=config.texts, masks=config.masks, **shared)
+        return _made(GivenMasks, annotations=config.coco, text=config.coco_text, **shared)
+    return _made(PictureFolder, text=config.text, texts=config.texts, masks=config.masks, **shared)
 
 
-def open_policy(config: DictConfig) -> Policy | TreeSearch:
+def policy_of(config: DictConfig) -> DictConfig:
     """`config.policy`; to filter, a search that looks at the given mask, judges it and does nothing.
 
     Raises `ValueError` when the policy cannot do what the mode needs.
     """
     if config.mode == "filter":
-        proposer, reward = build(config.proposer), build(config.reward)
-        return Beam(proposer=proposer, reward=reward, k=1, budget=0, keep_candidates=False)
-    policy = build(config.policy)
-    if config.mode == "refine" and not isinstance(policy, TreeSearch):
+        parts = {"proposer": config.proposer, "reward": config.reward}
+        return _made(Beam, k=1, budget=0, keep_candidates=False, **parts)
+    policy = get_class(config.policy._target_)
+    if config.mode == "refine" and not issubclass(policy, TreeSearch):
         raise ValueError(
-            f"mode=refine: {type(policy).__name__} judges no mask, so that a worse one could be returned; choose "
+            f"mode=refine: {policy.__name__} judges no mask, so that a worse one could be returned; choose "
             "policy=greedy, beam or mcts"
         )
-    return policy
+    return config.policy
 
 
-def init_of(config: DictConfig) -> InitKind:
-    return InitKind(config.init) if config.mode == "annotate" else InitKind.MASK
+def _made(of: type, **arguments: Any) -> DictConfig:
+    return OmegaConf.create({"_target_": f"{of.__module__}.{of.__qualname__}", **arguments})
+
+
+def work_of(config: DictConfig) -> RolloutWork:
+    """All of it. Raises `ValueError` when the policy cannot do what the mode needs."""
+    return RolloutWork(
+        data=source_of(config),
+        policy=policy_of(config),
+        segmenter=config.segmenter,
+        rules=config.rollout,
+        init=InitKind(config.init) if config.mode == "annotate" else InitKind.MASK,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        on_error=config.on_error,
+        title=config.mode,
+    )
+
+
+def calibration_of(config: DictConfig) -> Calibration | None:
+    """How the reward's numbers were calibrated, for a filter. Raises `ValueError` where it cannot tell what is bad."""
+    file = config.reward.get("calibration") if config.mode == "filter" else None
+    if file is None:
+        return None
+    calibration = Calibration.load(file)
+    calibration.reaching(config.filter.bad_iou)
+    return calibration

@@ -146,6 +146,14 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
                 raise ValueError(f"{path}, line {number}: {error}{hint}") from None
 
 
+def to_lines(trajectories: Iterable[Trajectory]) -> bytes:
+    """As they stand in the file, UTF-8."""
+    return "".join(
+        json.dumps(trajectory_to_json(trajectory), ensure_ascii=False, separators=(",", ":")) + "\n"
+        for trajectory in trajectories
+    ).encode()
+
+
 class TrajectoryWriter:
     """Appends trajectories to a JSONL file; each `write` leaves only whole lines behind, safe from a kill.
 
@@ -184,10 +192,10 @@ class TrajectoryWriter:
 
     def write(self, trajectories: Iterable[Trajectory]) -> None:
         """Appends and hands to the operating system. On a full disk the partial lines are taken back."""
-        lines = "".join(
-            json.dumps(trajectory_to_json(trajectory), ensure_ascii=False, separators=(",", ":")) + "\n"
-            for trajectory in trajectories
-        ).encode()
+        self.write_lines(to_lines(trajectories))
+
+    def write_lines(self, lines: bytes) -> None:
+        """The same of what `to_lines` made."""
         before = self._file.tell()
         rest = memoryview(lines)
         try:

@@ -1,6 +1,6 @@
-"""The one place where rollouts are made: work -> a trajectory file, in parts that several processes may do.
+"""Rollouts shared out: work -> a trajectory file, in parts that several processes and shards may do, then joined.
 
-What does the work is a `RolloutEngine` (`configs/engine/`): this process, or whatever else fills the same files.
+What does a part is a `RolloutEngine` (`segagent/engines/`).
 """
 
 from __future__ import annotations
@@ -9,65 +9,14 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
-from segagent.configuration import build
-from segagent.data.subset import Subset
+from segagent.engines.work import RolloutEngine, RolloutWork
 from segagent.entry import RUN_KEYS, beside, differing_settings
-from segagent.environment import Environment
-from segagent.run import parse_shard, run
-
-
-@dataclass(frozen=True, eq=False)
-class RolloutWork:
-    """Which samples, and what is done on them; plain settings, so that another process can build it.
-
-    data, policy, segmenter: configs. samples: indices in the dataset, in this order. rules: arguments of `Environment`
-    beside segmenter and seed. title: of the progress bar.
-    """
-
-    data: DictConfig
-    samples: Sequence[int]
-    policy: DictConfig
-    segmenter: DictConfig
-    rules: DictConfig
-    init: str
-    batch_size: int
-    seed: int
-    on_error: str
-    title: str
-
-
-class RolloutEngine(Protocol):
-    def roll_out(self, work: RolloutWork, out: Path, shard: str = "0/1") -> None:
-        """Appends to `out` (JSONL) what it lacks of a shard (`i/n`, see `run.shard_indices`) of the work.
-
-        The trajectories stand in the order of `work.samples`, and at every moment `out` is a prefix of the finished
-        file. Samples that cannot be loaded stop it, or are left out and reported with `work.on_error=skip`.
-        """
-
-
-class InProcess:
-    """`RolloutEngine` in this process and on its device."""
-
-    def roll_out(self, work: RolloutWork, out: Path, shard: str = "0/1") -> None:
-        policy, segmenter = build(work.policy), build(work.segmenter)
-        run(
-            Subset(build(work.data), work.samples),
-            policy=policy,
-            environment=Environment(segmenter=segmenter, seed=work.seed, **work.rules),
-            out=out,
-            init=work.init,
-            batch_size=work.batch_size,
-            shard=shard,
-            resume=True,
-            on_error=work.on_error,
-            title=work.title,
-        )
+from segagent.run import parse_shard
 
 
 def part_of(out: Path, shard: str) -> Path:

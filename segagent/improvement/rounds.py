@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from segagent.configuration import build
 from segagent.data.base import Dataset
 from segagent.data.trajectories import read_trajectories
+from segagent.engines.in_process import InProcess
+from segagent.engines.work import RolloutWork
 from segagent.entry import beside, claim_output, write_text
 from segagent.improvement.figures import (
     Figures,
@@ -28,7 +30,7 @@ from segagent.improvement.figures import (
     training_figures,
 )
 from segagent.improvement.folder import RoundFolder
-from segagent.improvement.rollouts import RolloutWork, check_parts, part_of, roll_out_shared
+from segagent.improvement.rollouts import check_parts, part_of, roll_out_shared
 from segagent.improvement.selection import select
 from segagent.policies.search import TreeSearch
 from segagent.training.examples import TaskMix
@@ -54,6 +56,12 @@ class Improvement:
             raise ValueError("mllm: no model given; say mllm=FOLDER, the model that supervised training made (S_0)")
         self.config, self.accelerator, self.out = config, accelerator, Path(config.out)
         self.method, self.engine = build(config.method), build(config.engine)
+        if accelerator.num_processes > 1 and not isinstance(self.engine, InProcess):
+            # While one of them drives the engine, the others would wait for it longer than their barrier lasts.
+            raise ValueError(
+                "engine: accelerate's processes share rollouts by engine=in_process only; let one process roll out "
+                "first (shard=0/2, then shard=1/2, with this engine), then launch with engine=in_process resume=true"
+            )
         self.start = [] if config.data.trajectories is None else [Path(path) for path in trajectory_files(config)]
         name = type(self.method).__name__
         if self.method.needs_start and not self.start:

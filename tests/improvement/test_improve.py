@@ -13,11 +13,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from segagent.configuration import compose_config
+from segagent.engines.work import run_config
 from segagent.entry import expand_checkpoints
 from segagent.improvement import rounds as rounds_room
 from segagent.improvement.folder import RoundFolder
 from segagent.mllm.testing import write_nano
-from segagent.run import run_config
 from segagent.training.sft_checkpoint import SftFolder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,9 @@ from threading import Barrier
 import pytest
 from omegaconf import OmegaConf
 
+from segagent.engines.work import RolloutWork
 from segagent.entry import beside
-from segagent.improvement.rollouts import RolloutWork, check_parts, part_of, roll_out_shared
+from segagent.improvement.rollouts import check_parts, part_of, roll_out_shared
 from segagent.run import shard_indices
 
 WHOLE = "".join(f"{sample}\n" for sample in range(10))
@@ -46,7 +47,7 @@ class Process:
 def roll_out(out, count=1):
     """By `count` processes; the shards that the engine was asked for."""
     engine, barrier, empty = Numbers(), Barrier(count), OmegaConf.create({})
-    work = RolloutWork(empty, range(10), empty, empty, empty, "empty", 2, 0, "stop", "numbers")
+    work = RolloutWork(empty, empty, empty, empty, "empty", 2, 0, "stop", "numbers", samples=range(10))
     with ThreadPoolExecutor(count) as pool:
         jobs = [pool.submit(roll_out_shared, engine, work, out, Process(barrier, count, k)) for k in range(count)]
         for job in jobs:

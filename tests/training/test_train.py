@@ -10,10 +10,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from segagent.configuration import CONFIG_DIR, build, compose_config
+from segagent.engines.work import run_config
 from segagent.entry import expand_checkpoints
 from segagent.mllm import testing
 from segagent.mllm.testing_vlm import write_tiny_checkpoint
-from segagent.run import run_config
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("blank_plots")

@@ -1,0 +1,232 @@
+"""engine=ray: the bytes of a local run, whoever is lost on the way. A cluster of two nodes on this machine."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from segagent.annotation.job import annotate_config
+from segagent.configuration import compose_config, load_named
+from segagent.engines import on_ray
+from segagent.engines.in_process import InProcess
+from segagent.engines.on_ray import OnRay
+from segagent.engines.work import run_config, work_of
+from segagent.improvement.rounds import Improvement
+
+COUNT, BROKEN = 24, 5
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """(the cluster, its second node): two nodes of one CPU; this process and tests that need one node use the first."""
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'segagent[ray]'")
+    from ray.cluster_utils import Cluster
+
+    # Read by Ray's own processes. Workers would otherwise stand back behind whatever else the machine does, and a node
+    # be missed 15 seconds after it is gone.
+    quick = pytest.MonkeyPatch()
+    quick.setenv("RAY_worker_niceness", "0")
+    quick.setenv("RAY_health_check_period_ms", "500")
+    size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    second = cluster.add_node(**size)
+    yield cluster, second
+    ray.shutdown()
+    cluster.shutdown()
+    quick.undo()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A mask folder; one picture is broken."""
+    root = tmp_path_factory.mktemp("photos")
+    for name in ("images", "masks"):
+        (root / name).mkdir()
+    random = np.random.default_rng(0)
+    for index in range(COUNT):
+        mask = np.zeros((40, 56), np.uint8)
+        mask[8 : 26 + index % 5, 10 : 30 + index] = 255
+        image = random.integers(0, 90, (40, 56, 3), dtype=np.uint8)
+        image[mask > 0] += 140
+        Image.fromarray(image).save(root / "images" / f"p{index:02}.png")
+        Image.fromarray(mask).save(root / "masks" / f"p{index:02}.png")
+    (root / "images" / f"p{BROKEN:02}.png").write_bytes(b"no picture")
+    return root
+
+
+def settings(photos, out, *more):
+    common = ("segmenter=graphcut", "policy=noisy_oracle", "device=cpu", "batch_size=2", "on_error=skip", f"out={out}")
+    config = compose_config("simulate", ["data=mask_folders", f"data.root={photos}", *common, *more])
+    OmegaConf.resolve(config)
+    return config
+
+
+def simulate(photos, out, *more):
+    config = settings(photos, out, *more)
+    return run_config(config, config.simulate, out, "simulate")[1]
+
+
+def by(cluster):
+    return "engine=ray", f"engine.address={cluster.address}", "engine.block=2"
+
+
+@pytest.fixture(scope="module")
+def whole(photos, tmp_path_factory):
+    """(file, summary) of a run without Ray."""
+    out = tmp_path_factory.mktemp("whole") / "t.jsonl"
+    return out, simulate(photos, out)
+
+
+def test_a_node_killed_in_the_middle_leaves_the_bytes_of_a_local_run(
+    cluster, photos, whole, tmp_path, monkeypatch, capfd
+):
+    """Both nodes are at work, one of them is killed with what it does, and the other one does that too."""
+    import ray
+
+    (cluster, second), out, killed = cluster, tmp_path / "t.jsonl", []
+    fill_up, give = on_ray._Crew.fill_up, on_ray._Crew.give
+
+    def both_begin(crew):
+        fill_up(crew)
+        if not crew.idle and not crew.at_work:
+            assert len(crew.coming) == 2, "as many as there is room for"
+            ray.wait([*crew.coming], num_returns=2, timeout=300)
+
+    def give_and_kill(crew, number, samples):
+        give(crew, number, samples)
+        if len(crew.at_work) == 2 and out.stat().st_size and not killed:
+            cluster.remove_node(second, allow_graceful=False)
+            killed.append(number)
+            deadline = time.monotonic() + 120
+            while sum(node["Alive"] for node in ray.nodes()) > 1 and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+    monkeypatch.setattr(on_ray._Crew, "fill_up", both_begin)
+    monkeypatch.setattr(on_ray._Crew, "give", give_and_kill)
+    summary = simulate(photos, out, *by(cluster))
+    assert killed and killed[0] < COUNT / 2 - 3, "in the middle"
+    assert "lost a worker at block" in capfd.readouterr().err
+    assert out.read_bytes() == whole[0].read_bytes()
+    assert summary.written == whole[1].written == COUNT - 1
+    assert summary.skipped == whole[1].skipped and summary.statistics == whole[1].statistics
+
+
+KILLED = """
+import os, signal, sys
+from omegaconf import OmegaConf
+from segagent.data.trajectories import TrajectoryWriter
+from segagent.engines.work import run_config
+
+write, calls = TrajectoryWriter.write_lines, []
+
+def write_and_die(writer, lines):
+    write(writer, lines)
+    calls.append(lines)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+TrajectoryWriter.write_lines = write_and_die
+config = OmegaConf.load(sys.argv[1])
+run_config(config, config.simulate, config.out, "simulate")
+"""
+
+
+def test_a_killed_driver_resumes_without_losing_or_repeating(cluster, photos, whole, tmp_path):
+    cluster, out = cluster[0], tmp_path / "t.jsonl"
+    OmegaConf.save(settings(photos, out, *by(cluster)), tmp_path / "settings.yaml")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "settings.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    lines = whole[0].read_bytes().splitlines(keepends=True)
+    assert out.read_bytes() == b"".join(lines[: 4 * 2 - 1]), "a prefix; one of the pictures is broken"
+    summary = simulate(photos, out, *by(cluster), "resume=true")
+    assert out.read_bytes() == whole[0].read_bytes() and (summary.resumed, summary.written) == (7, COUNT - 1 - 7)
+
+
+def test_a_killed_worker_and_a_picture_that_stops_the_run(cluster, photos, tmp_path, monkeypatch):
+    """A subset of the samples, in its own order, as improve.py asks for: the error and the file of a local run."""
+    import ray
+
+    cluster, killed = cluster[0], []
+    give = on_ray._Crew.give
+
+    def give_and_kill(crew, number, samples):
+        worker = crew.idle[-1]
+        give(crew, number, samples)
+        if number == 1 and not killed:
+            killed.append(worker)
+            ray.kill(worker)
+
+    monkeypatch.setattr(on_ray._Crew, "give", give_and_kill)
+    config = settings(photos, "unused", "on_error=stop", "simulate.max_clicks=4")
+    work = work_of(config, config.simulate, "simulate")
+    with pytest.raises(OSError, match=r"lost 1 workers at block 1 \(engine.attempts\), .* go on with resume=true"):
+        OnRay(address=cluster.address, block=2, attempts=1).roll_out(work, tmp_path / "once")
+    killed.clear()
+    work = replace(work, samples=[9, 3, 7, 2, 1, BROKEN, 8, 4])
+    files = []
+    for name, engine in {"local": InProcess(), "ray": OnRay(address=cluster.address, block=2)}.items():
+        with pytest.raises(ValueError, match=rf"p{BROKEN:02}.png: not an image"):
+            engine.roll_out(work, tmp_path / name)
+        files.append((tmp_path / name).read_bytes())
+    assert killed and files[0] == files[1] and files[0].count(b"\n") == 5
+
+
+def test_annotate_works_on_the_cluster_too(cluster, photos, tmp_path):
+    made = []
+    for name, engine in {"local": (), "ray": by(cluster[0])}.items():
+        given = (f"images={photos / 'images'}", f"truth={photos / 'masks'}", "text=cup", "include=p0", "device=cpu")
+        search = ("segmenter=graphcut", "policy@proposer=noisy_oracle", "reward=true_iou", "search.k=2")
+        config = compose_config(
+            "annotate", [*given, *search, "rollout.max_clicks=2", f"out={tmp_path / name}", *engine]
+        )
+        OmegaConf.resolve(config)
+        figures, _ = annotate_config(config)
+        assert figures["n"] == 9 and figures["n_skipped"] == 1
+        files = [path for path in (tmp_path / name).rglob("*") if path.is_file() and path.suffix != ".yaml"]
+        made.append({path.relative_to(tmp_path / name).as_posix(): path.read_bytes() for path in files})
+    assert made[0] == made[1] and len(made[0]) == 9 + 3
+
+
+def test_more_than_a_node_has_is_refused(cluster, photos, tmp_path):
+    with pytest.raises(ValueError, match=r"no node has room for a worker of 1 CPUs and 2 GPUs; choose engine.cpus"):
+        simulate(photos, tmp_path / "t.jsonl", *by(cluster[0]), "engine.gpus_per_worker=2")
+
+
+def test_an_address_where_no_cluster_is(cluster, photos, tmp_path):
+    with pytest.raises(OSError, match=r"engine.address=127.0.0.1:1: no Ray cluster answers"):
+        simulate(photos, tmp_path / "t.jsonl", "engine=ray", "engine.address='127.0.0.1:1'")
+
+
+def test_processes_of_accelerate_do_not_wait_for_a_cluster():
+    config = compose_config("improve", ["out=x", "mllm=nano", "engine=ray"])
+    with pytest.raises(ValueError, match=r"engine: accelerate's processes .*shard=0/2"):
+        Improvement(config, SimpleNamespace(num_processes=2))
+
+
+def test_without_ray_it_says_what_to_install(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"engine=ray: Ray is not installed; pip install 'segagent\[ray\]'"):
+        simulate(photos, tmp_path / "t.jsonl", "engine=ray")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"workers": 0}, {"block": 0}, {"ahead": 0}, {"attempts": 0}, {"cpus_per_worker": 0}, {"gpus_per_worker": -1}],
+)
+def test_wrong_settings(wrong):
+    with pytest.raises(ValueError, match=rf"engine\.{next(iter(wrong))}="):
+        OnRay(**wrong)
+
+
+@pytest.mark.parametrize("entry", ["simulate", "evaluate", "improve", "annotate", "complexity", "filtering"])
+def test_every_entry_that_rolls_out_takes_every_engine(entry):
+    for name in ("in_process", "ray"):
+        assert compose_config(entry, [f"engine={name}"]).engine == load_named("engine", name)
