@@ -19,6 +19,7 @@ LEVELS = [
     ["entry"],
     ["results"],
     ["annotation", "improvement"],
+    ["tables"],
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 

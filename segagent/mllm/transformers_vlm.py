@@ -42,12 +42,13 @@ class TransformersVLM:
     path: checkpoint folder, adapter folder (LoRA, `peft`) or hub name. base: of an adapter, in place of the one that it
     names. merge_adapter: add it into the weights at load; not with quantization. dialogue: the one that the checkpoint
     was trained on; null: as its `segagent.json` says. dtype: `auto` (as stored), float32, bfloat16, float16.
-    quantization: none, 8bit or 4bit (NF4), with the package bitsandbytes. device_map: of accelerate (`auto` spreads a
-    big model over devices); null: all of it on `device`. min_pixels, max_pixels: bounds of a picture's area after
-    resizing (Qwen). longest_side: of a picture before it is cut into tiles (SmolVLM). max_tiles: pieces that a picture
-    is cut into at most, overview not counted (InternVL, LLaVA-OneVision). whole_image: where the checkpoint's image
-    processor would cut off the sides of a picture (LLaVA-1.5), resize all of it instead. max_length: tokens of prompt
-    and reply; null: as many positions as the model has. max_batch: rows, samples included, per network call.
+    quantization: of the language model, none, 8bit or 4bit (NF4), with the package bitsandbytes. device_map: of
+    accelerate (`auto` spreads a big model over devices); null: all of it on `device`. min_pixels, max_pixels: bounds of
+    a picture's area after resizing (Qwen). longest_side: of a picture before it is cut into tiles (SmolVLM). max_tiles:
+    pieces that a picture is cut into at most, overview not counted (InternVL, LLaVA-OneVision). whole_image: where the
+    checkpoint's image processor would cut off the sides of a picture (LLaVA-1.5), resize all of it instead. max_length:
+    tokens of prompt and reply; null: as many positions as the model has. max_batch: rows, samples included, per network
+    call.
     """
 
     def __init__(

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 from transformers.utils import cached_file
 
 from segagent.devices import torch_device
+from segagent.mllm.parts import NOT_QUANTIZED
 
 _ADAPTER = "adapter_config.json"
 _SMALL = (".json", ".jinja", ".txt", ".model")
@@ -179,10 +180,14 @@ def _placement(dtype: str, quantization: str, device_map: str | None) -> dict[st
         if importlib.util.find_spec("bitsandbytes") is None:
             raise ValueError(f"quantization={quantization} needs the package bitsandbytes: pip install bitsandbytes")
         computed = torch.bfloat16 if dtype == "auto" else options["dtype"]
+        # The language model only: the projector is small, and trained beside low-rank updates (QLoRA).
+        kept = {"llm_int8_skip_modules": [NOT_QUANTIZED]}
         options["quantization_config"] = (
-            BitsAndBytesConfig(load_in_8bit=True)
+            BitsAndBytesConfig(load_in_8bit=True, **kept)
             if quantization == "8bit"
-            else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=computed)
+            else BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=computed, **kept
+            )
         )
     if device_map is not None:
         options["device_map"] = device_map

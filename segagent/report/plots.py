@@ -12,26 +12,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-_INK = "#010203"  # stands for the page's text colour, put in afterwards
+INK = "#010203"  # stands for the page's text colour, put in afterwards
 # Okabe and Ito's palette, which most colour-blind people can tell apart; lines differ in dashes as well.
-_COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
-_DASHES = ["-", "--", "-.", ":"]
+COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+DASHES = ["-", "--", "-.", ":"]
 
 
-def _style(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Axes that follow the page: no frame, faint lines, everything that is ink in the colour that `svg` replaces."""
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
     for spine in axes.spines.values():
-        spine.set_color(_INK)
-    axes.tick_params(colors=_INK, labelsize=9)
+        spine.set_color(INK)
+    axes.tick_params(colors=INK, labelsize=9)
     for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
-        text.set_color(_INK)
+        text.set_color(INK)
         text.set_fontsize(10)
     axes.grid(axis="y", color="#8888", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def svg(figure: Figure, name: str, description: str) -> str:
     """The figure as an inline `<svg>` element, the same bytes for the same numbers."""
     buffer = io.StringIO()
     # `name` keeps the ids of several plots on one page apart.
@@ -42,7 +43,7 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r'font: ([\d.]+px) [^;"]*', r"font: \1 system-ui, sans-serif", text)
     text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"|\sheight="[\d.]+pt"', "", text, count=2)
     head = f'<svg role="img" aria-label="{description}" class="plot"'
-    return text.replace("<svg", head, 1).replace(_INK, "currentColor")
+    return text.replace("<svg", head, 1).replace(INK, "currentColor")
 
 
 def iou_by_step(curves: Mapping[str, Sequence[float | None]], ious: np.ndarray, steps: np.ndarray) -> str:
@@ -60,12 +61,12 @@ def iou_by_step(curves: Mapping[str, Sequence[float | None]], ious: np.ndarray, 
     shown = curves or ({"mean IoU": ious.mean(0).tolist()} if len(ious) else {})
     for number, (name, values) in enumerate(shown.items()):
         numbers = np.array([np.nan if value is None else value for value in values], float)
-        style = {"color": _COLORS[number % len(_COLORS)], "linestyle": _DASHES[number % len(_DASHES)]}
+        style = {"color": COLORS[number % len(COLORS)], "linestyle": DASHES[number % len(DASHES)]}
         upper.plot(np.arange(len(numbers)), numbers, marker="o", markersize=3.5, label=name, **style)
     upper.set_ylim(0, 1.02)
     upper.set_ylabel("IoU")
     if upper.get_legend_handles_labels()[0]:
-        upper.legend(frameon=False, fontsize=9, labelcolor=_INK, loc="lower right")
+        upper.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
     if len(steps):
         running = [(steps >= step).mean() for step in range(ious.shape[1])]
         lower.bar(np.arange(len(running)), running, color="#8889", width=0.7)
@@ -74,8 +75,8 @@ def iou_by_step(curves: Mapping[str, Sequence[float | None]], ious: np.ndarray, 
     lower.set_xlabel("step (0: the start)")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (upper, lower):
-        _style(axes)
-    return _svg(figure, "iou-by-step", "IoU by step, and the share of samples still running")
+        plain(axes)
+    return svg(figure, "iou-by-step", "IoU by step, and the share of samples still running")
 
 
 def histogram(final: np.ndarray) -> str:
@@ -86,10 +87,10 @@ def histogram(final: np.ndarray) -> str:
     if len(final):
         median = float(np.median(final))
         axes.axvline(median, color="#d55e00", linestyle="--", label=f"median {median:.3f}")
-        axes.legend(frameon=False, fontsize=9, labelcolor=_INK, loc="upper left")
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("final IoU")
     axes.set_ylabel("samples")
-    _style(axes)
-    return _svg(figure, "final-iou", "Histogram of the final IoU")
+    plain(axes)
+    return svg(figure, "final-iou", "Histogram of the final IoU")

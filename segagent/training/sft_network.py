@@ -14,24 +14,12 @@ from torch import Tensor, nn
 
 from segagent.mllm.base import MLLM
 from segagent.mllm.local import LocalMLLM
+from segagent.mllm.parts import PROJECTOR, part_of
 from segagent.mllm.transformers_vlm import TransformersVLM
 from segagent.training.optimization import OptimizerSettings
 from segagent.training.sft_settings import SftSettings
 
-_VISION = {"tower", "visual", "vision_tower", "vision_model"}
-# Parts that make tokens for the language model, some of which lie inside the vision part. Of Qwen-VL-Chat the released
-# recipe trains the attention pool only.
-_PROJECTOR = {"attn_pool", "merger", "deepstack_merger_list", "projector", "mlp1"}
-_PROJECTOR |= {"multi_modal_projector", "connector", "visual_norm", "positions", "image_newline"}
 _ADAPTER = "default"
-
-
-def part_of(name: str) -> str:
-    """`vision`, `projector` or `language`: where a parameter of any family belongs, by its name."""
-    words = set(name.split("."))
-    if words & _PROJECTOR:
-        return "projector"
-    return "vision" if words & _VISION else "language"
 
 
 def _linear_layers(network: nn.Module) -> list[str]:
@@ -105,7 +93,7 @@ def _named_base(lora: LoraConfig, path: str) -> LoraConfig:
 def _module_to_save(name: str) -> str:
     """The whole projector that a parameter is of, as `peft` names modules: by the end of their name."""
     words = name.split(".")
-    return next(word for word in words if word in _PROJECTOR)
+    return next(word for word in words if word in PROJECTOR)
 
 
 def build_sft_optimizer(network: nn.Module, settings: SftSettings) -> torch.optim.AdamW:

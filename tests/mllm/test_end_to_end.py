@@ -140,7 +140,7 @@ def test_a_prompt_over_the_limit_stops_the_run_with_its_reason(command, folders,
     [
         (("policy=agent",), "policy=agent: no model given; say mllm=NAME or mllm=FOLDER"),
         (("policy=agent", "mllm=nanno"), "mllm=nanno: neither one of"),
-        (("policy=agent", "mllm=nano", "mllm.path=/no/such"), "/no/such: has no config.json"),
+        (("policy=agent", "mllm=nano", "mllm.path=/no/such"), "/no/such: no such checkpoint file or folder"),
         (("policy=agent", "mllm=qwen_vl_chat"), "not given; say mllm.path=..."),
         (("policy=agent", "mllm=EMPTY"), "has no config.json; give the folder of a checkpoint"),
         (("policy=agent", "mllm=FOREIGN"), "bert"),

@@ -276,7 +276,7 @@ def test_spaces_at_the_seam_belong_to_the_reply_only_after_a_prefix(model):
         kept = (start["labels"] >= 0).nonzero()[-1, 1] if prefix else (start["labels"] >= 0).nonzero()[0, 1]
         ids = whole["input_ids"][0].tolist()
         sample = type("S", (), {"tokens": ids[int(kept) : -1], "log_prob": 0.0, "finished": True})
-        assert model._completion(ids[: int(kept)][-16:], prefix, sample).text == wanted
+        assert model._completion(ids[: int(kept)][-16:], prefix, sample, None).text == wanted
     assert tokenizer.decode([]) == ""
 
 

@@ -14,8 +14,8 @@ from accelerate.state import AcceleratorState
 
 from segagent.configuration import CONFIG_DIR
 from segagent.mllm.osprey import Osprey
+from segagent.mllm.parts import part_of
 from segagent.training.sft import SftTrainer, out_of_memory_told
-from segagent.training.sft_network import part_of
 from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import click_is_right, figures_of, score_of
 from segagent.types import Click
@@ -124,6 +124,11 @@ def test_passes_add_up_to_one_large_batch(sft, tmp_path):
     sft.trainer(tmp_path / "b", batch_size=1, length_group=1, validation=False, steps=2).run()
     for one, other in zip(rows(tmp_path), rows(tmp_path / "b"), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_passes_are_ours_whatever_the_launcher_says(sft, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")  # as `accelerate launch` of zero2.yaml does
+    assert sft.trainer(tmp_path, batch_size=1).accelerator.gradient_accumulation_steps == 4
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,97 @@
+"""Every table and figure of the paper, at any scale: one page of numbers with intervals, and the runs behind them.
+
+    python evaltools/tables.py mllm=FOLDER out=runs/tables
+    python evaltools/tables.py mllm=FOLDER out=runs/tables resume=true parts=[table4,table6] training.steps=300
+    python evaltools/tables.py mllm=qwen_vl_chat mllm.path=DIR segmenter=sam segmenter.path=FILE baseline=box \
+        'datasets=["refcoco: data=refcoco data.root=DIR","thin: data=thinobject5k data.root=DIR"]' \
+        easy=refcoco hard=thin 'filtering.data="data=refcoco data.root=DIR"' \
+        'filtering.train="data=refcoco data.root=DIR data.split=train"' out=runs/paper
+
+A cell of a table is a run of another command, kept under `out`/cells with all that it writes. A killed run goes on
+with resume=true: finished cells are not run again. Parts can be run one after the other; the page (`page`.md and .html)
+shows all that are there, and says of the others that they were not run. docs/tables.md.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from segagent.entry import RUN_KEYS, claim_output, git_hash, run_entry
+from segagent.tables.cells import Cells
+from segagent.tables.clicking import table1, table2
+from segagent.tables.difficulty import fig3
+from segagent.tables.improving import improvement
+from segagent.tables.judging import table3
+from segagent.tables.page import write_pages
+from segagent.tables.searching import cost, fig4
+from segagent.tables.section import Section
+from segagent.tables.setup import Setup
+from segagent.tables.training import table4, table5, table6
+
+# In the order of the page.
+PARTS: dict[str, Callable[[Setup], Section]] = {
+    part.__name__: part for part in (table1, table2, table3, table4, table5, table6, fig3, fig4, improvement, cost)
+}
+
+
+def facts(setup: Setup) -> list[str]:
+    """What holds for the whole page."""
+    config = setup.config
+    model = " ".join(setup.mllm) if config.mllm is not None else "none"
+    return [
+        f"Model: {model}. Segmenter: {' '.join(setup.segmenter)}. Reward: {' '.join(setup.reward)}.",
+        *(f"{name}: {' '.join(words)}" for name, words in setup.datasets.items()),
+        f"Seed {config.seed}; 95% intervals: percentile bootstrap over pictures, {config.resamples} resamples, of "
+        "differences with both runs on the same pictures (paired).",
+        f"Made by `python evaltools/tables.py` at commit {git_hash()}; OUT in the commands is the folder of its cells.",
+    ]
+
+
+def write(setup: Setup) -> None:
+    """The page of all parts that are there."""
+    sections = []
+    for name in PARTS:
+        kept = setup.folder / f"{name}.json"
+        missing = Section(name, name, "", [f"Not run: parts={name} makes it."])
+        sections.append(Section.load(kept) if kept.is_file() else missing)
+    title = setup.config.title
+    write_pages(Path(setup.config.page), title=title, facts=facts(setup), sections=sections, folder=setup.folder)
+
+
+def main(config: DictConfig) -> int:
+    out = Path(config.out)
+    unknown = [part for part in config.parts if part not in PARTS]
+    if unknown or not config.parts:
+        raise ValueError(f"parts={list(config.parts)}: choose some of {', '.join(PARTS)}")
+    cells = Cells(out / "cells")
+    setup = Setup(config, cells)
+    claim_output(out / "tables.json", config, out / "cells", but=(*RUN_KEYS, "parts", "page", "title", "on_error"))
+    if config.overwrite:
+        shutil.rmtree(out / "cells", ignore_errors=True)
+        for name in PARTS:
+            (out / f"{name}.json").unlink(missing_ok=True)
+    (out / "cells").mkdir(exist_ok=True)  # from now on the run is there
+    for name in config.parts:
+        began = time.perf_counter()
+        section = PARTS[name](setup)
+        section.save(out / f"{name}.json")
+        write(setup)
+        now = time.perf_counter() - began
+        runs = f"its runs {section.seconds:.0f} s in all, {section.cpu_seconds:.0f} s of CPU"
+        print(f"\n=== {section.title}: {now:.0f} s now; {runs}")
+        print("\n".join(f"  {finding}" for finding in section.findings), flush=True)
+    skipped = sorted({done.name for done in cells.ran if done.skipped})
+    if skipped:
+        print(f"samples that could not be loaded were left out of {', '.join(skipped)}", file=sys.stderr)
+    print(f"\npage {config.page}.md, {config.page}.html\nruns {out / 'cells'}")
+    return 1 if skipped else 0
+
+
+if __name__ == "__main__":
+    run_entry(main, "tables", __doc__)

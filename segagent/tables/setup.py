@@ -1,0 +1,93 @@
+"""What all parts share: datasets, model and segmenter as words of a command line, cells, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from segagent.mllm.families import family_of
+from segagent.tables.arms import Arm, Interval, Run, ciou, gain
+from segagent.tables.cells import Cell, Cells, Done
+from segagent.tables.settings import member_words, named_settings, value_word, words_of
+
+
+class Setup:
+    """config: as `configs/tables.yaml`, resolved. Raises `ValueError` for settings that no run could have."""
+
+    def __init__(self, config: DictConfig, cells: Cells) -> None:
+        self.config, self.cells = config, cells
+        self.folder = Path(config.out)
+        self.datasets = named_settings(list(config.datasets))
+        for key in ("easy", "hard"):
+            if config[key] not in self.datasets:
+                raise ValueError(f"{key}={config[key]}: is none of datasets, {', '.join(self.datasets)}")
+        self.segmenter = member_words("segmenter", config.segmenter, config)
+        self.reward = member_words("reward", config.reward, config)
+        self._mllm = member_words("mllm", config.mllm, config)
+        self.common = [f"{key}={value_word(config[key])}" for key in ("batch_size", "seed", "device")]
+        self.common.append(f"on_error={config.on_error}")
+
+    @property
+    def mllm(self) -> list[str]:
+        if not self._mllm:
+            raise ValueError("mllm: no model given; say mllm=NAME or mllm=FOLDER (only fig3 needs none)")
+        return self._mllm
+
+    def model(self, folder: str | Path | None) -> list[str]:
+        """Words of the model in a folder; None: of the one whose tables these are."""
+        return self.mllm if folder is None else [f"mllm={family_of(folder)}", f"mllm.path={value_word(str(folder))}"]
+
+    def evaluate(
+        self, name: str, dataset: str, *more: str, limit: int | None, mllm: Sequence[str] | None = None, **changes: Any
+    ) -> Done:
+        """Runs `scripts/evaluate.py` on one of the datasets. changes: fields of the `Cell`, or `segmenter` words."""
+        segmenter = changes.pop("segmenter", self.segmenter)
+        settings = [*self.datasets[dataset], *limited(limit), *segmenter, *(self.mllm if mllm is None else mllm)]
+        settings += [*self.reward, *self.common, "report=false", "boundary=false", *more]
+        return self.cells.run(Cell("evaluate", name, tuple(settings), **changes))
+
+    def simulate(self, name: str, data: str, limit: int, clicks: int) -> Done:
+        """Trajectories of the simulated annotator with the segmenter: what a short training learns from."""
+        words = [*words_of(data, name), *limited(limit), *self.segmenter, f"simulate.max_clicks={clicks}"]
+        settings = [*words, "simulate.tau_stop=0.95", *self.common]
+        return self.cells.run(Cell("simulate", name, tuple(settings), ending=".jsonl"))
+
+    def train(self, name: str, *words: str, model: Sequence[str], data: str, seed: int, steps: int) -> tuple[Done, str]:
+        """A short supervised training; (what was done, folder of the model after its last step)."""
+        fixed = [f"train.steps={steps}", "train.epochs=null", "validation.limit=0", "wandb.mode=disabled"]
+        place = [f"seed={seed}", f"device={self.config.device}"]
+        settings = [*words_of(data, name), *model, *fixed, *place, *words]
+        done = self.cells.run(Cell("train", name, tuple(settings), ending=""))
+        return done, str(done.path / "checkpoints" / f"step_{steps:07d}")
+
+    def agent(self, dataset: str) -> Done:
+        """The agent with the process reward model on a dataset, as tables 1 and 2 share it.
+
+        One candidate a step: the clicks are the agent's own, and every mask it makes is judged.
+        """
+        limit, clicks = self.config.limit, self.config.max_clicks
+        words = ["policy=greedy", "search.k=1", f"rollout.max_clicks={clicks}"]
+        return self.evaluate(f"agent/{dataset}", dataset, *words, limit=limit)
+
+    def hard(self, k: int, name: str | None = None, mllm: Sequence[str] | None = None) -> Done:
+        """A search with k candidates a step on the hard dataset, as figure 4 has it."""
+        words = ["policy=greedy", f"search.k={k}", f"rollout.max_clicks={self.config.hard_max_clicks}"]
+        place = name or f"fig4/k{k}"
+        return self.evaluate(place, self.config.hard, *words, limit=self.config.hard_limit, mllm=mllm)
+
+    def ciou(self, arm: Arm) -> Interval:
+        return ciou(arm, self.config.resamples, self.config.seed)
+
+    def gain(self, base: Arm, arm: Arm) -> Interval:
+        return gain(base, arm, self.config.resamples, self.config.seed)
+
+
+def limited(limit: int | None) -> list[str]:
+    return [] if limit is None else [f"data.limit={limit}"]
+
+
+def run_of(done: Done) -> Run:
+    return Run(done.path)

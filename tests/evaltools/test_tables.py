@@ -1,0 +1,268 @@
+"""evaltools/tables.py: every part from tiny runs, what a kill leaves, the page, the statistics."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from segagent.configuration import build, compose_config
+from segagent.data.predictions import read_predictions
+from segagent.entry import expand_checkpoints
+from segagent.mllm.testing import write_nano
+from segagent.tables.arms import Arm, Interval, Run, ciou, gain, verdict
+from segagent.tables.cells import Cell, Cells, entry_module
+from segagent.tables.page import write_pages
+from segagent.tables.section import Plot, Section, Table
+from segagent.tables.settings import member_words, named_settings, value_word
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = "data=refshapes data.size=128"
+TRAINED = "train.global_batch=2 train.batch_size=2 train.workers=0 train.precision=float32"
+SETTINGS = [
+    f'datasets=["refshapes: {SMALL}","thin: {SMALL} data.subset=refshapes-thin"]', "easy=refshapes", "hard=thin",
+    "segmenter=graphcut", "segmenter.max_pixels=1024", "limit=3", "hard_limit=2", "max_clicks=2", "hard_max_clicks=2",
+    f'filtering.data="{SMALL}"', f'filtering.train="{SMALL} data.split=train"', "filtering.limit=4",
+    "filtering.train_limit=4", "filtering.numbers=[expected]", "complexity.limit=2", "complexity.max_clicks=3",
+    "cost.limit=2", "cost.repeats=2", "cost.batch_size=2", "resamples=50", "device=cpu", "batch_size=4", "title=Tiny",
+    f'training.data="{SMALL}"', f'training.simulate="{SMALL} data.split=train"', "training.limit=2",
+    f'training.settings="{TRAINED}"', "training.samples=2", "training.seeds=[0,1]", "training.colors=[nano_red]",
+    "training.coordinates=[nano_row_first]", 'training.box_segmenter="segmenter=graphcut segmenter.max_pixels=1024"',
+    f'improvement.data="{SMALL}"', f'improvement.simulate="{SMALL} data.split=train"', "improvement.limit=2",
+    f'improvement.settings="{TRAINED}"', "improvement.methods=[star,star_plus]",
+]  # fmt: skip
+QUICK = "parts=[table1,table2,table3,fig3,fig4,cost,table4,improvement]"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "evaltools" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_nano(folder)
+    return folder
+
+
+def composed(model, out, *overrides):
+    given = [f"mllm={model}", f"out={out}", f"page={out}/page/tiny", *SETTINGS, *overrides]
+    config = compose_config("tables", expand_checkpoints(given))
+    OmegaConf.resolve(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def made(script, model, tmp_path_factory):
+    """Folder of a run of all parts that need no training, and of table 4 and the improvement with one step each."""
+    out = tmp_path_factory.mktemp("tables")
+    assert script.main(composed(model, out, QUICK, "training.steps=1", "improvement.steps=1")) == 0
+    return out
+
+
+def section(out, name):
+    return Section.load(out / f"{name}.json")
+
+
+def test_every_part_stands_on_the_page_with_its_runs_and_what_was_not_run(made, script):
+    text, page = (made / "page" / "tiny.md").read_text(), (made / "page" / "tiny.html").read_text()
+    for name in script.PARTS:
+        if name == "table5":
+            continue
+        kept = section(made, name)
+        assert kept.title in text and kept.findings and kept.commands and kept.seconds > 0
+        for cell, command in kept.commands:
+            assert command in text and (made / "cells" / f"{cell}.done.json").is_file()
+            assert all(
+                run in dict(kept.commands) for table in kept.tables for row in table.rows for run in row[-1].split(", ")
+            )
+        named = {run for table in kept.tables for row in table.rows for run in row[-1].split(", ")}
+        assert named <= {cell for cell, _ in kept.commands}
+        for plot in kept.plots:
+            assert (made / "page" / f"tiny_{plot.name}.png").read_bytes()[1:4] == b"PNG"
+            assert f"](tiny_{plot.name}.png)" in text and plot.svg in page
+    assert "Not run: parts=table5 makes it." in text and "Not run: parts=table5 makes it." in page
+    assert "prefers-color-scheme: dark" in page and "src='http" not in page
+
+
+def test_numbers_are_those_of_the_runs(made):
+    metrics = json.loads((made / "cells/agent/thin.metrics.json").read_text())
+    row = section(made, "table1").tables[0].rows[1]
+    assert row[:2] == ["thin", "3"] and row[-1] == "agent/thin"
+    assert row[5].startswith(f"{100 * metrics['ciou']:.2f} [")
+    by_step = section(made, "table2").tables[1]
+    for step, cells in enumerate(by_step.rows, 1):
+        assert cells[1].startswith(f"{100 * metrics['ciou_by_step'][step]:.2f} [")
+        assert cells[2].startswith(f"{100 * metrics['best_ciou_by_step'][step]:.2f} [")
+    cost = json.loads((made / "cells/cost/k3_1.metrics.json").read_text())
+    assert section(made, "cost").tables[0].rows[1][2] == f"{cost['search_states_seen'] / 2:.2f}"
+    filtering = json.loads((made / "cells/filtering/expected.json").read_text())
+    assert section(made, "table3").tables[0].rows[0][2].startswith(f"{filtering['mae']:.2f} [")
+
+
+def test_one_click_is_what_a_run_of_one_click_makes(made, script, tmp_path):
+    """Table 1 reads it off the run with more clicks."""
+    settings = Path(made / "cells/agent/thin.config.yaml")
+    config = OmegaConf.load(settings)
+    config.rollout.max_clicks, config.out, config.resume = 1, str(tmp_path / "one.json"), False
+    entry_module("evaluate").main(config)
+    several, one = Run(made / "cells/agent/thin.json").arm("step:1"), Run(tmp_path / "one.json").arm("final")
+    assert several.keys == one.keys and (several.terms == one.terms).all()
+
+
+def test_arms_of_a_table_differ_in_one_thing(made):
+    own, red = (OmegaConf.load(made / f"cells/training/{name}_seed1/train.config.yaml") for name in ("own", "nano_red"))
+    assert red.mllm.dialogue == "nano_red" and own.mllm.dialogue is None
+    own.mllm.dialogue, own.out = red.mllm.dialogue, red.out
+    assert own == red and own.seed == 1 and own.train.steps == 1
+    assert "same in every arm" in " ".join(section(made, "table4").notes)
+
+
+def test_a_method_that_selects_nothing_is_told(made):
+    """Random weights never end well."""
+    findings = section(made, "improvement").findings
+    assert findings[0] == "star: none of its rollouts was selected, so that nothing could be learnt."
+    assert any(finding.startswith("star_plus over SFT, as many steps more, last mask: ") for finding in findings)
+
+
+def test_finished_cells_are_not_run_again_and_cut_ones_go_on(made, script, model, capsys):
+    """What a kill leaves: no mark, and a trajectory file cut in a line."""
+    lines, mark = (made / f"cells/agent/thin{end}" for end in (".trajectories.jsonl", ".done.json"))
+    before = {path: path.stat().st_mtime_ns for path in (made / "cells").rglob("*.done.json")}
+    predictions, content = (made / "cells/agent/thin.json").read_bytes(), lines.read_bytes()
+    os.truncate(lines, len(content) - 20)
+    mark.unlink()
+    (made / "cells/agent/thin.json").unlink()
+    again = composed(model, made, "parts=[table1,table2]", "resume=true", "training.steps=1", "improvement.steps=1")
+    assert script.main(again) == 0
+    assert (made / "cells/agent/thin.json").read_bytes() == predictions and lines.read_bytes() == content
+    changed = {path for path, at in before.items() if path.stat().st_mtime_ns != at}
+    assert changed == {mark}
+    shown = capsys.readouterr()
+    assert shown.out.count("--- ") == 1 and "--- agent/thin: python scripts/evaluate.py data=refshapes" in shown.out
+    assert section(made, "fig3").title in (made / "page" / "tiny.md").read_text()
+
+
+def test_a_box_first(script, model, tmp_path):
+    parts = ["parts=[table5]", "training.steps=1", "training.seeds=[0]", "training.samples=1"]
+    assert script.main(composed(model, tmp_path, *parts)) == 0
+    assert [row[0] for row in section(tmp_path, "table5").tables[0].rows][::2] == [
+        "none", "predicted box", "predicted box alone"
+    ]  # fmt: skip
+    assert OmegaConf.load(tmp_path / "cells/training/box_seed0/train.config.yaml").tasks.box == 1.0
+
+
+def test_unsound_settings_are_named(script, model, made, tmp_path):
+    with pytest.raises(ValueError, match=r"parts=\['table9'\]: choose some of table1"):
+        script.main(composed(model, tmp_path, "parts=[table9]"))
+    with pytest.raises(ValueError, match="hard=none: is none of datasets, refshapes, thin"):
+        script.main(composed(model, tmp_path, "hard=none"))
+    with pytest.raises(ValueError, match=r"cannot resume with other settings: .*limit \(3 then, 2 now\)"):
+        script.main(composed(model, made, "resume=true", "limit=2", "training.steps=1", "improvement.steps=1"))
+    with pytest.raises(ValueError, match="say resume=true to go on"):
+        script.main(composed(model, made))
+    without = composed(model, tmp_path, "parts=[table1]")
+    without.mllm = None
+    with pytest.raises(ValueError, match="mllm: no model given"):
+        script.main(without)
+
+
+def test_without_steps_the_trainings_are_left_out(script, model, tmp_path):
+    assert script.main(composed(model, tmp_path, "parts=[table4,table5,table6,improvement]")) == 0
+    assert not list((tmp_path / "cells").iterdir())
+    text = (tmp_path / "page" / "tiny.md").read_text()
+    assert text.count("Not run: training.steps=0") == 3 and "Not run: improvement.steps=0" in text
+
+
+# --- statistics -----------------------------------------------------------------------------------------------------
+
+
+def arm_of(ious, union=100, keys=None):
+    ious = np.asarray(ious, float)
+    ones = np.ones_like(ious)
+    terms = np.stack([ious * union, ones * union, ious, ones, ious, ones], 1)
+    keys = keys or [f"s{number}" for number in range(len(ious))]
+    return Arm(keys, terms, np.array([f"{key}.png" for key in keys]))
+
+
+def test_a_gain_is_paired_by_sample():
+    random = np.random.default_rng(0)
+    easy = random.uniform(0.2, 0.9, 60)
+    base, better = arm_of(easy), arm_of(easy + 0.05 + random.normal(0, 0.01, 60))
+    order = random.permutation(60)
+    shuffled = Arm([better.keys[k] for k in order], better.terms[order], better.image[order])
+    apart, found = ciou(base, 500, 0), gain(base, shuffled, 500, 0)
+    assert found == gain(base, better, 500, 0)
+    assert 0.04 < found.low < found.value < found.high < 0.06, "the spread of the samples falls out"
+    assert apart.high - apart.low > 5 * (found.high - found.low) and verdict(found) == "appears"
+    assert verdict(gain(better, base, 500, 0)) == "the opposite appears"
+    assert verdict(gain(base, base, 500, 0)) == "not shown: the interval holds 0"
+    with pytest.raises(ValueError, match="60 and 59, 59 in both"):
+        gain(base, Arm(base.keys[:59], base.terms[:59], base.image[:59]), 10, 0)
+
+
+def test_trainings_of_several_seeds_are_no_further_pictures():
+    once = arm_of(np.random.default_rng(1).uniform(0.2, 0.9, 40))
+    joined = Arm.joined([once, once, once])
+    assert len(joined.keys) == 120 == len(set(joined.keys)) and joined.ciou == pytest.approx(once.ciou)
+    alone, together = ciou(once, 500, 0), ciou(joined, 500, 0)
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high))
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_member_and_the_words_that_give_it(model):
+    given = expand_checkpoints([f"mllm={model}", "mllm.max_batch=8", "device=cpu", "segmenter.with_flip=true"])
+    config = compose_config("tables", [*given, "out=x"])
+    OmegaConf.resolve(config)
+    words = member_words("mllm", config.mllm, config)
+    assert words == ["mllm=nano", f"mllm.path={value_word(str(model))}", "mllm.max_batch=8"]
+    assert member_words("segmenter", config.segmenter, config) == [
+        "segmenter=simpleclick_nano",
+        "segmenter.with_flip=true",
+    ]
+    again = compose_config("evaluate", ["out=x", "device=cpu", *words])
+    OmegaConf.resolve(again)
+    assert again.mllm == config.mllm and build(again.mllm).dialogue == "nano"
+    for value in (None, True, 0.5, 3, "a b,[c]", 'it\'s "so"', "null", "7", [1, "x y"], "runs/a.json"):
+        read = compose_config("evaluate", [f"out={value_word(value)}"]).out
+        assert read == value and type(read) is type(OmegaConf.create([value])[0])
+    with pytest.raises(ValueError, match="'data' is no key=value"):
+        named_settings(["a: data"])
+    with pytest.raises(ValueError, match="a name of its own"):
+        named_settings(["a: data=x", "a: data=y"])
+
+
+def test_a_timed_cell_begins_anew(tmp_path):
+    cells = Cells(tmp_path, tell=lambda line: None)
+    words = (*SMALL.split(), "data.limit=2", "policy=center", "segmenter=graphcut", "report=false", "boundary=false")
+    cell = Cell("evaluate", "timed", words, whole=True)
+    (tmp_path / "timed.trajectories.jsonl").write_text('{"cut')
+    done = cells.run(cell)
+    assert len(list(read_predictions(done.path))) == 2 and not done.skipped and cells.run(cell) == done
+    assert done.command.endswith("boundary=false out=OUT/timed.json") and "python scripts/evaluate.py" in done.command
+
+
+def test_what_a_page_shows_is_text(tmp_path):
+    plot = Plot("p", "a plot", "<svg></svg>")
+    (tmp_path / "p.png").write_bytes(b"png")
+    table = Table(["a", "run"], [["x_1 | <b>", "cell"]], "c*")
+    odd = Section(
+        "odd", "Odd", "A < B", ["1 < 2"], [table], [plot], ["note"], [["cell", "python x"]], 2.0, 1.0, ["cell"]
+    )
+    odd.save(tmp_path / "odd.json")
+    assert Section.load(tmp_path / "odd.json") == odd
+    write_pages(tmp_path / "docs" / "r", title="T", facts=["f"], sections=[odd], folder=tmp_path)
+    text, page = (tmp_path / "docs" / "r.md").read_text(), (tmp_path / "docs" / "r.html").read_text()
+    assert "| x\\_1 \\| &lt;b> | cell |" in text and "A &lt; B" in text and "left out of: cell" in text
+    assert "x_1 | &lt;b&gt;" in page and "<svg></svg>" in page and "1 &lt; 2" in page
+    assert (tmp_path / "docs" / "r_p.png").read_bytes() == b"png"
+    assert Interval(0.5, 0.4, 0.6).percent() == "50.00 [40.00, 60.00]"
