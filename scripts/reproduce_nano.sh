@@ -14,5 +14,5 @@ segmenter=(segmenter=simpleclick_nano "segmenter.path=$out/segmenter/best")
 "$PYTHON" scripts/simulate.py data=refshapes_mix data.datasets.short.split=train data.limit=4300 "${segmenter[@]}" \
   simulate.max_clicks=6 simulate.tau_stop=0.95 batch_size=16 "out=$out/trajectories.jsonl" resume=true
 "$PYTHON" scripts/train.py "mllm=$out/tower/best" train=nano data=refshapes_mix "data.trajectories=$out/trajectories.jsonl" \
-  generated.share=0.8 tasks.iou=0 tasks.perturbed=0.2 validation.limit=40 "${segmenter[@]}" "out=$out/policy" resume=true
+  generated.share=0.8 generated.questions=2 tasks.iou=0 tasks.perturbed=0.2 validation.limit=40 "${segmenter[@]}" "out=$out/policy" resume=true
 echo "reproduce_nano: mllm=$out/policy/best segmenter=simpleclick_nano segmenter.path=$out/segmenter/best"

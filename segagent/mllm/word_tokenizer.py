@@ -43,6 +43,11 @@ class WordTokenizer:
         return len(self.texts)
 
     @property
+    def digit_tokens(self) -> list[int]:
+        """Ids of what numbers are made of."""
+        return [self.ids[text] for text in (_NO_DIGIT, *"0123456789")]
+
+    @property
     def end_tokens(self) -> tuple[int, ...]:
         return (self.end,)
 

@@ -28,7 +28,8 @@ IGNORED = -100
 class SftBatch:
     """numbers: `[B]` which examples of the run. tensors: what the network takes, labels left out.
 
-    labels: `[B, L]` int64, -100 everywhere but on what is learnt. weights: `[B]` float32. cells: `[B, 2, T]` int64, see
+    labels: `[B, L]` int64, -100 everywhere but on what is learnt. weights: `[B, L]` float32, of the
+    tokens. cells: `[B, 2, T]` int64, see
     `visual_words.CellWords`; needs: `[B, 4, T]` float32, see `cell_shares`; None where the examples have none.
     """
 
@@ -41,7 +42,7 @@ class SftBatch:
 
     def token_weights(self) -> Tensor:
         """`[B, L]` float32: weight of each token of `labels`, 0 where nothing is learnt."""
-        return (self.labels != IGNORED) * self.weights[:, None]
+        return (self.labels != IGNORED) * self.weights
 
 
 def without_weights(mllm: MLLM) -> MLLM:
@@ -52,10 +53,15 @@ def without_weights(mllm: MLLM) -> MLLM:
 
 
 class Collator:
-    """Examples -> `SftBatch`."""
+    """Examples -> `SftBatch`. digit_decay: weight of each further digit of a number beside that of the one before it;
+    below 1 for a word tokenizer only, whose digits are tokens (`ValueError` for others)."""
 
-    def __init__(self, mllm: MLLM) -> None:
-        self.encoder = without_weights(mllm)
+    def __init__(self, mllm: MLLM, digit_decay: float = 1.0) -> None:
+        self.encoder, self.digit_decay = without_weights(mllm), digit_decay
+        if digit_decay != 1 and not hasattr(mllm.tokenizer, "digit_tokens"):
+            raise ValueError(
+                f"train.digit_decay={digit_decay}: the tokens of {type(mllm).__name__} are no digits; set it to 1"
+            )
 
     def __call__(self, examples: Sequence[Example]) -> SftBatch:
         """Raises `ValueError` naming the samples when one is longer than the model reads."""
@@ -74,10 +80,21 @@ class Collator:
             numbers=tuple(example.number for example in examples),
             tensors=tensors,
             labels=labels,
-            weights=torch.tensor([example.weight for example in examples], dtype=torch.float32),
+            weights=self._digit_weights(labels) * torch.tensor([[example.weight] for example in examples]),
             cells=_stacked([example.cells for example in examples]),
             needs=_stacked([example.needs for example in examples]),
         )
+
+    def _digit_weights(self, labels: Tensor) -> Tensor:
+        """`[B, L]` float32: a wrong first digit is a click elsewhere, a wrong last one is the next pixel."""
+        weights = torch.ones(labels.shape)
+        if self.digit_decay == 1:
+            return weights
+        digits = torch.isin(labels, torch.tensor(self.encoder.tokenizer.digit_tokens))
+        for place in range(1, labels.shape[1]):
+            further = digits[:, place] & digits[:, place - 1]
+            weights[further, place] = weights[further, place - 1] * self.digit_decay
+        return weights
 
 
 def _stacked(arrays: Sequence[np.ndarray | None]) -> Tensor | None:

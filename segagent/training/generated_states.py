@@ -58,13 +58,15 @@ class GeneratedStates:
         self.dataset, self.dialogue, self.seed = dataset, dialogue, seed
         self.empty, self.other, self.questions = empty, other, questions
         self.grid, self.cells = grid, cells
+        # Trainings that go on from each other see other pictures.
+        self.first = int(stable_generator("first picture", seed).integers(len(dataset)))
 
     def __len__(self) -> int:
         return _ENDLESS
 
     def __getitem__(self, number: int) -> Example:
-        index, turn = divmod(number, self.questions)
-        index %= len(self.dataset)
+        place, turn = divmod(number, self.questions)
+        index = (self.first + place) % len(self.dataset)
         random = stable_generator("generated", self.seed, number)
         sample = self.dataset.ask(index, turn)
         mask = self._mask(sample, index, random)

@@ -117,7 +117,7 @@ class SftTrainer:
         self.steps = settings.updates(len(examples))
         self.rates = schedule(settings, self.steps)
         self.plan = BatchPlan(examples, batch_size=settings.batch_size, group=settings.length_group, seed=seed)
-        self.collator = Collator(mllm)
+        self.collator = Collator(mllm, settings.digit_decay)
         optimizer = build_sft_optimizer(mllm.network, settings)
         self.prepared, self.optimizer = accelerator.prepare(mllm.network, optimizer)
         self.step_log = CsvTable(folder.path / "train.csv", STEP_COLUMNS)

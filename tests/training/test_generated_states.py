@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from segagent.mllm.testing import TINY_NANO
 from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.training.cell_needs import CellNeeds
 from segagent.training.cell_shares import cell_needs
-from segagent.training.collate import Collator
+from segagent.training.collate import IGNORED, Collator
 from segagent.training.generated_states import Alternating, GeneratedStates
 
 NANO = load_dialogue("nano")
@@ -139,3 +140,20 @@ def test_what_a_cell_needs_is_learnt_from_the_middle_of_the_decoder():
     loss(mllm.network, batch).backward()
     assert all(parameter.grad is None for parameter in last.parameters()), "the last layer is for the answer"
     assert (batch.tensors["input_ids"] == IMAGE_TOKEN).sum() == 8 * grid**2
+
+
+def test_further_digits_count_less_where_that_is_asked_for():
+    mllm = nano()
+    made = GeneratedStates(dataset=pictures(), dialogue=NANO, empty=1.0, seed=3)
+    examples = [made[k] for k in range(3)]
+    alike, less = Collator(mllm)(examples), Collator(mllm, 0.5)(examples)
+    assert torch.equal(alike.token_weights(), (alike.labels != IGNORED).float())
+    for row in range(3):
+        learnt = less.labels[row] != IGNORED
+        texts = [mllm.tokenizer.texts[token] for token in less.labels[row][learnt]]
+        weights = dict.fromkeys(range(len(texts)), 1.0)
+        for first in [place for place, text in enumerate(texts) if text.endswith(("(", ", ", "IOU: "))]:
+            weights |= {first + 1: 1.0, first + 2: 0.5, first + 3: 0.25}
+        assert less.token_weights()[row][learnt].tolist() == [weights[place] for place in range(len(texts))]
+    with pytest.raises(ValueError, match=r"train.digit_decay=0.5: the tokens of SimpleNamespace are no digits"):
+        Collator(SimpleNamespace(tokenizer=None, network=mllm.network), 0.5)
