@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,15 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def untold(self) -> bool:
+        """Whether there is no interval: the samples are of a single picture."""
+        return isnan(self.low) or isnan(self.high)
+
     def percent(self, signed: bool = False) -> str:
         form = "+.2f" if signed else ".2f"
+        if self.untold:
+            return f"{100 * self.value:{form}} [\N{EN DASH}]"
         return f"{100 * self.value:{form}} [{100 * self.low:{form}}, {100 * self.high:{form}}]"
 
 
@@ -116,6 +124,8 @@ def gain(base: Arm, arm: Arm, resamples: int, seed: int) -> Interval:
 
 def verdict(difference: Interval) -> str:
     """What a difference that should be above zero says."""
+    if difference.untold:
+        return "not shown: too few pictures for an interval"
     if difference.low > 0:
         return "appears"
     return "the opposite appears" if difference.high < 0 else "not shown: the interval holds 0"

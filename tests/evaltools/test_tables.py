@@ -34,6 +34,7 @@ SETTINGS = [
     f'improvement.data="{SMALL}"', f'improvement.simulate="{SMALL} data.split=train"', "improvement.limit=2",
     f'improvement.settings="{TRAINED}"', "improvement.methods=[star,star_plus]",
 ]  # fmt: skip
+LEFT_OUT = ("table5", "table6")
 QUICK = "parts=[table1,table2,table3,fig3,fig4,cost,table4,improvement]"
 
 
@@ -74,21 +75,18 @@ def section(out, name):
 def test_every_part_stands_on_the_page_with_its_runs_and_what_was_not_run(made, script):
     text, page = (made / "page" / "tiny.md").read_text(), (made / "page" / "tiny.html").read_text()
     for name in script.PARTS:
-        if name == "table5":
+        if name in LEFT_OUT:
+            assert all(f"Not run: parts={name} makes it." in written for written in (text, page))
             continue
         kept = section(made, name)
         assert kept.title in text and kept.findings and kept.commands and kept.seconds > 0
         for cell, command in kept.commands:
             assert command in text and (made / "cells" / f"{cell}.done.json").is_file()
-            assert all(
-                run in dict(kept.commands) for table in kept.tables for row in table.rows for run in row[-1].split(", ")
-            )
         named = {run for table in kept.tables for row in table.rows for run in row[-1].split(", ")}
         assert named <= {cell for cell, _ in kept.commands}
         for plot in kept.plots:
             assert (made / "page" / f"tiny_{plot.name}.png").read_bytes()[1:4] == b"PNG"
             assert f"](tiny_{plot.name}.png)" in text and plot.svg in page
-    assert "Not run: parts=table5 makes it." in text and "Not run: parts=table5 makes it." in page
     assert "prefers-color-scheme: dark" in page and "src='http" not in page
 
 
@@ -220,11 +218,11 @@ def test_trainings_of_several_seeds_are_no_further_pictures():
 
 
 def test_a_member_and_the_words_that_give_it(model):
-    given = expand_checkpoints([f"mllm={model}", "mllm.max_batch=8", "device=cpu", "segmenter.with_flip=true"])
+    given = expand_checkpoints([f"mllm={model}", "mllm.max_batch=16", "device=cpu", "segmenter.with_flip=true"])
     config = compose_config("tables", [*given, "out=x"])
     OmegaConf.resolve(config)
     words = member_words("mllm", config.mllm, config)
-    assert words == ["mllm=nano", f"mllm.path={value_word(str(model))}", "mllm.max_batch=8"]
+    assert words == ["mllm=nano", f"mllm.path={value_word(str(model))}", "mllm.max_batch=16"]
     assert member_words("segmenter", config.segmenter, config) == [
         "segmenter=simpleclick_nano",
         "segmenter.with_flip=true",
