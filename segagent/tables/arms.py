@@ -96,8 +96,10 @@ class Interval:
 
 
 def ciou(arm: Arm, resamples: int, seed: int) -> Interval:
-    """Cumulative IoU; percentile bootstrap over images."""
-    _, image = np.unique(arm.image, return_inverse=True)
+    """Cumulative IoU; percentile bootstrap over images, as `gain` none of a single one."""
+    names, image = np.unique(arm.image, return_inverse=True)
+    if len(names) < 2:
+        return Interval(arm.ciou, float("nan"), float("nan"))
     low, high = statistics.bootstrap(arm.terms, image, resamples, seed)[:, 0]
     return Interval(arm.ciou, float(low), float(high))
 

@@ -172,6 +172,13 @@ def test_unsound_settings_are_named(script, model, made, tmp_path):
         script.main(without)
 
 
+def test_clicks_needed_are_told_without_a_model(script, tmp_path):
+    assert compose_config("tables").mllm._target_.endswith("Osprey.from_checkpoint")
+    config = composed("null", tmp_path, "parts=[fig3]")
+    assert config.mllm is None and script.main(config) == 0
+    assert section(tmp_path, "fig3").tables[0].rows[0][0] == "refshapes"
+
+
 def test_without_steps_the_trainings_are_left_out(script, model, tmp_path):
     assert script.main(composed(model, tmp_path, "parts=[table4,table5,table6,improvement]")) == 0
     assert not list((tmp_path / "cells").iterdir())
@@ -204,6 +211,17 @@ def test_a_gain_is_paired_by_sample():
     assert verdict(gain(base, base, 500, 0)) == "not shown: the interval holds 0"
     with pytest.raises(ValueError, match="60 and 59, 59 in both"):
         gain(base, Arm(base.keys[:59], base.terms[:59], base.image[:59]), 10, 0)
+
+
+def test_a_single_picture_has_no_interval_and_nothing_is_concluded_from_it():
+    arms = [arm_of([0.5, 0.7]), arm_of([0.9, 0.8])]
+    for arm in arms:
+        arm.image[:] = "one.png"
+    difference = gain(*arms, 50, 0)
+    assert (
+        ciou(arms[0], 50, 0).percent() == "60.00 [\N{EN DASH}]" and difference.percent(True) == "+25.00 [\N{EN DASH}]"
+    )
+    assert verdict(difference) == "not shown: too few pictures for an interval"
 
 
 def test_trainings_of_several_seeds_are_no_further_pictures():
