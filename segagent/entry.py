@@ -25,8 +25,8 @@ RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device", "engine")
 
 
 def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
-    """`mllm=FOLDER` -> the family that its config.json names, and its path; `mllm=null` -> nothing (no entry has one
-    unless it is named, and Hydra takes no null for a group); `proposer=NAME` -> the member of the group policy that
+    """`mllm=FOLDER` -> the family that its config.json names, and its path; `mllm=null` -> `~mllm` (Hydra takes no
+    null for a group); `proposer=NAME` -> the member of the group policy that
     stands at `proposer`; other settings come back as they are.
 
     Raises `ValueError` when it is neither a named config nor a folder of a family that there is.
@@ -38,6 +38,7 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
             expanded.append(f"policy@{argument}")
             continue
         if argument == "mllm=null":
+            expanded.append("~mllm")
             continue
         if group != "mllm" or value in ("", *names("mllm")):
             expanded.append(argument)

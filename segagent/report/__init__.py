@@ -125,7 +125,7 @@ def _table(summary: Mapping[str, Any]) -> str:
             f"<td class='meaning'>{escape(_meaning(name))}</td></tr>"
         )
     head = "<thead><tr><th>metric</th><th>value</th><th>95% interval</th><th>meaning</th></tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    return f'<div class="scroll"><table class="counts">{head}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _meaning(name: str) -> str:

@@ -45,9 +45,9 @@ def write_contact_sheet(
     )
     shown = "".join(_card(number, card, load_image, side) for number, card in enumerate(cards, 1))
     body = (
-        f"<header><h1>{escape(title)}</h1></header>\n<section><div class='scroll'><table><tbody>{lines}</tbody></table>"
-        f"</div></section>\n<section><h2>Masks <small>the most suspicious first</small></h2>"
-        f"<div class='cards'>{shown}</div></section>"
+        f"<header><h1>{escape(title)}</h1></header>\n<section><div class='scroll'><table class='counts'>"
+        f"<tbody>{lines}</tbody></table></div></section>\n"
+        f"<section><h2>Masks <small>the most suspicious first</small></h2><div class='cards'>{shown}</div></section>"
     )
     write_page(Path(path), page(title, body))
 

@@ -18,9 +18,10 @@ header p, .legend, .origin, .meaning, figcaption { color: var(--soft); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); }
-td:nth-child(2), td:nth-child(3) { text-align: right; white-space: nowrap; }
+.counts td:nth-child(2), .counts td:nth-child(3), .number { text-align: right; white-space: nowrap; }
 thead th { color: var(--soft); font-weight: 600; font-size: .85rem; }
-thead th:nth-child(2), thead th:nth-child(3) { text-align: right; }
+.counts thead th:nth-child(2), .counts thead th:nth-child(3), thead .number { text-align: right; white-space: normal; }
+caption { text-align: left; padding: .8rem 0 .3rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 1.5rem; }
 figure { margin: 0; }
 .legend { margin-top: 2.2rem; }

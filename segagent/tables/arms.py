@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -82,14 +83,23 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def untold(self) -> bool:
+        """Whether there is no interval: the samples are of a single picture."""
+        return isnan(self.low) or isnan(self.high)
+
     def percent(self, signed: bool = False) -> str:
         form = "+.2f" if signed else ".2f"
+        if self.untold:
+            return f"{100 * self.value:{form}} [\N{EN DASH}]"
         return f"{100 * self.value:{form}} [{100 * self.low:{form}}, {100 * self.high:{form}}]"
 
 
 def ciou(arm: Arm, resamples: int, seed: int) -> Interval:
-    """Cumulative IoU; percentile bootstrap over images."""
-    _, image = np.unique(arm.image, return_inverse=True)
+    """Cumulative IoU; percentile bootstrap over images, as `gain` none of a single one."""
+    names, image = np.unique(arm.image, return_inverse=True)
+    if len(names) < 2:
+        return Interval(arm.ciou, float("nan"), float("nan"))
     low, high = statistics.bootstrap(arm.terms, image, resamples, seed)[:, 0]
     return Interval(arm.ciou, float(low), float(high))
 
@@ -116,6 +126,8 @@ def gain(base: Arm, arm: Arm, resamples: int, seed: int) -> Interval:
 
 def verdict(difference: Interval) -> str:
     """What a difference that should be above zero says."""
+    if difference.untold:
+        return "not shown: too few pictures for an interval"
     if difference.low > 0:
         return "appears"
     return "the opposite appears" if difference.high < 0 else "not shown: the interval holds 0"

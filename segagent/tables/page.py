@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from html import escape
@@ -88,10 +89,19 @@ def _html_section(section: Section) -> str:
     )
 
 
+def _kind(cells: Sequence[str]) -> str:
+    """Attribute of a column: numbers, with their intervals, stand on the right and in one line."""
+    return " class='number'" if all(re.match(r"[+-]?(\d|nan)|\N{EN DASH}|$", cell) for cell in cells) else ""
+
+
 def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
+    _, *columns = zip(table.head, *table.rows, strict=True)
+    kinds = ["", *(_kind(cells) for _, *cells in columns)]
+    head = "".join(f"<th{kind}>{escape(cell)}</th>" for kind, cell in zip(kinds, table.head, strict=True))
     rows = "".join(
-        f"<tr><th scope='row'>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        f"<tr><th scope='row'>{escape(row[0])}</th>"
+        + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds[1:], row[1:], strict=True))
+        + "</tr>"
         for row in table.rows
     )
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""

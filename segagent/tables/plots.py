@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -36,7 +37,7 @@ def curves(
         axes.errorbar(x, values, yerr=errors, marker="o", markersize=3.5, capsize=2.5, label=label, **style)
     axes.set(xlabel="clicks", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
+    _legend(axes, len(series))
     plain(axes)
     return _finish(figure, folder, name, caption)
 
@@ -64,9 +65,15 @@ def bars(
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_ylabel(ylabel)
     if len(members) > 1:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+        _legend(axes, len(members))
     plain(axes)
     return _finish(figure, folder, name, caption)
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    """In a row above the axes: whiskers may be anywhere below."""
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "columnspacing": 1.2}
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, borderaxespad=0.2, **place)
 
 
 def _finish(figure: Figure, folder: Path, name: str, caption: str) -> Plot:

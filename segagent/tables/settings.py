@@ -29,7 +29,8 @@ def value_word(value: Any) -> str:
 
 
 def member_words(group: str, member: DictConfig | None, shared: DictConfig) -> list[str]:
-    """A resolved member of a config group -> `group=NAME` and every setting in which it differs from NAME's file.
+    """A resolved member of a config group -> `group=NAME` and every setting in which it differs from NAME's file; of
+    several files the one that takes the fewest words.
 
     shared: where the settings stand that its file refers to (`${device}`). Raises `ValueError` when it is of no file.
     """

@@ -139,10 +139,17 @@ def _findings(setup: Setup, arms: dict[str, dict[str, tuple[Arm, list[Done]]]]) 
     lines = []
     for name, gains in _gains(setup, arms).items():
         for data, one in gains.items():
-            inside = one.low <= 0 <= one.high
-            told = "the interval holds 0" if inside else "the interval is " + ("above 0" if one.low > 0 else "below 0")
-            lines.append(f"{name} over {next(iter(arms))}, {data}: {one.percent(True)}; {told}.")
+            lines.append(f"{name} over {next(iter(arms))}, {data}: {one.percent(True)}; {_where(one)}.")
     return lines
+
+
+def _where(difference: Interval) -> str:
+    """Of the claim that an arm makes no difference."""
+    if difference.untold:
+        return "too few pictures for an interval"
+    if difference.low > 0:
+        return "the interval is above 0"
+    return "the interval is below 0" if difference.high < 0 else "the interval holds 0"
 
 
 def _table(
@@ -158,7 +165,7 @@ def _table(
             seeds = ", ".join(f"{100 * run_of(done).arm('final').ciou:.2f}" for done in dones)
             rows.append([name, data, str(len(arm.keys)), setup.ciou(arm).percent(), gained, seeds, named(dones)])
     head = [what, "data", "n", "cIoU, last mask", "gain over the first row's arm", "of each seed", "run"]
-    return Table(head, rows, f"cIoU in percent with 95% intervals over pictures; {len(trained)} trainings an arm")
+    return Table(head, rows, f"cIoU in percent with 95% intervals over pictures; trainings an arm: {len(trained)}")
 
 
 def _recipe(setup: Setup) -> str:

@@ -215,7 +215,7 @@ def test_shards_are_joined_and_gone_on_from(improve, whole, tmp_path):
         (["data.trajectories=none.jsonl"], "none.jsonl: no such file"),
         (["data.split=val"], r"d0.jsonl: 5 of 5 samples of data.trajectories are not in data"),
         (["method.reward=search"], "needs rollouts whose every mask was judged; say policy=greedy search.k=1"),
-        (["mllm.dialogue=none"], "no dialogue 'none'; there are absolute, nano, paper"),
+        (["mllm.dialogue=none"], "no dialogue 'none'; there are absolute, nano, "),
         (["mllm=endpoint", "mllm.path=x"], "has no weights here"),
         (["train.global_batch=3"], "is no multiple of train.batch_size=2"),
     ],

@@ -164,7 +164,7 @@ def test_a_folder_is_of_the_family_that_its_config_names(folders, tmp_path):
     odd = shutil.copytree(folders["nano"], tmp_path / 'a "strange", name=1')
     assert expand_checkpoints([f"mllm={odd}", "out=x"])[0] == "mllm=nano"
     assert expand_checkpoints(["mllm=nano", "device=cpu"]) == ["mllm=nano", "device=cpu"]
-    assert expand_checkpoints(["mllm=null"]) == []
+    assert expand_checkpoints(["mllm=null"]) == ["~mllm"]
 
 
 def test_a_folder_with_a_strange_name_is_found(command, folders, tmp_path):
