@@ -1,8 +1,8 @@
 """The loss that asks of every visual token what its cell needs: a positive click, a negative one, or none.
 
-An answer holds two numbers and a sign, its picture a hundred cells: asked of all of them, a model that is trained from
-nothing finds what a description means in a fraction of the examples. The description stands before the picture, so
-every visual token has read it. The words are those of the dialogue's actions, so no weight is added for it.
+An answer holds three numbers and a sign, its picture a hundred cells, and each of them can be asked whether it is
+meant. The description stands before the picture, so every visual token has read it. The words are those of the
+dialogue's actions, so no weight is added for it.
 """
 
 from __future__ import annotations

@@ -23,6 +23,10 @@ def build_pictures(config: DictConfig) -> Dataset:
 def trajectory_files(config: DictConfig) -> list[str]:
     """`data.trajectories`: one file or several."""
     given = config.data.trajectories
+    if given is None:
+        raise ValueError(
+            "data.trajectories=null: name trajectory files, or train on generated states alone (generated.share=1)"
+        )
     return [given] if isinstance(given, str) else list(given)
 
 

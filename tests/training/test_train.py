@@ -166,3 +166,22 @@ def test_accelerate_reads_the_files_that_ship(name):
     path = CONFIG_DIR / "accelerate" / f"{name}.yaml"
     read = load_config_from_file(str(path))
     assert read.num_processes == yaml.safe_load(path.read_text())["num_processes"] and read.mixed_precision == "bf16"
+
+
+def test_generated_states_need_no_trajectories_and_their_lack_is_told(script, models, tmp_path):
+    given = [f"mllm={models('nano')}", "data.trajectories=null", f"out={tmp_path / 'run'}"]
+    config = compose_config(
+        "train", expand_checkpoints([*SETTINGS, *given, "generated.share=1", "train.length_group=1"])
+    )
+    OmegaConf.resolve(config)
+    assert script.main(config) == 0
+    assert len((tmp_path / "run" / "train.csv").read_text().splitlines()) == 3
+    for wrong, said in (
+        (["generated.share=0.5", "train.length_group=1"], r"data.trajectories=null: name trajectory files"),
+        (["generated.share=1", "train.length_group=4"], r"no length to be sorted by; set train.length_group=1"),
+        (["generated.share=2"], r"generated.share=2: a share in \[0, 1\]"),
+    ):
+        config = compose_config("train", expand_checkpoints([*SETTINGS, *given, "overwrite=true", *wrong]))
+        OmegaConf.resolve(config)
+        with pytest.raises(ValueError, match=said):
+            script.main(config)
