@@ -15,7 +15,7 @@ def _conv(before: int, channels: int, stride: int) -> nn.Sequential:
 
 class ConvTower(nn.Module):
     """3x3 convolutions, batch norm, ReLU. dims, depths: channels of each stage and its layers; its first one halves the
-    picture. Normalised over the batch, it leaves the plateau on which a ConvNeXt of that size stays for long."""
+    picture. With norms over the batch it learns from nothing more readily than a ConvNeXt of that size."""
 
     def __init__(self, *, dims: Sequence[int], depths: Sequence[int]) -> None:
         super().__init__()
