@@ -254,9 +254,18 @@ class Dialogue:
         self, sides: tuple[float, float, float, float], width: int, height: int, seen: tuple[int, int] | None
     ) -> Box | None:
         across, down = self._grid(self.box_scale, seen)
-        x0, x1 = (min(max(int(side / across * width), 0), width) for side in sides[0::2])
-        y0, y1 = (min(max(int(side / down * height), 0), height) for side in sides[1::2])
+        x0, x1 = (self._edge(side, across, width) for side in sides[0::2])
+        y0, y1 = (self._edge(side, down, height) for side in sides[1::2])
         return Box(x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
+
+    def _edge(self, side: float, grid: int, size: int) -> int:
+        """A side of a box on the grid -> pixel edge.
+
+        Multiplied first, since 1 / 107 * 107 is less than 1 and would slip back by a pixel; as the released reader does
+        (parity section 5: `int(v/999*size)`), where its rules are asked for.
+        """
+        edge = side / grid * size if self.released_rules else side * size / grid
+        return min(max(int(edge), 0), size)
 
     def parse(self, text: str, *, width: int, height: int, seen: tuple[int, int] | None = None) -> Reply:
         """A reply -> what it says, in pixels of a width x height image. Never raises on any text.

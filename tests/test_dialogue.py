@@ -135,8 +135,24 @@ def test_format_then_parse_returns_the_click_to_grid_precision(data, name, width
 def test_boxes_come_back_exactly_up_to_the_size_of_the_grid(data, width, height):
     x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     box = Box(x0, y0, data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height)))
-    dialogue = load_dialogue("released_qwen")
-    assert dialogue.parse(dialogue.format_box(box, width=width, height=height), width=width, height=height).box == box
+    size = {"width": width, "height": height}
+    for name in ("nano", "paper"):
+        dialogue = load_dialogue(name)
+        assert dialogue.box_scale == 999
+        assert dialogue.parse(dialogue.format_box(box, **size), **size).box == box
+
+
+def test_a_side_on_a_pixel_edge_does_not_slip_back_but_in_the_released_arithmetic():
+    absolute, released = load_dialogue("absolute"), load_dialogue("released_qwen")
+    for size in (107, 111, 333, 999):
+        pixels = {"width": size, "height": size}
+        for edge in range(1, size + 1):
+            box = Box(0, 0, edge, edge)
+            seen = {"seen": (size, size)}
+            assert absolute.parse(absolute.format(box=box, **pixels, **seen), **pixels, **seen).box == box
+            text = released.format_box(box, **pixels)
+            side = int(text.rsplit(",", 1)[1].split(")")[0])
+            assert released.parse(text, **pixels).box.x1 == int(side / 999 * size), "int(v/999*size), as released"
 
 
 SIZES = st.integers(1, 2000)
