@@ -34,6 +34,7 @@ from segagent.training.optimization import OptimizerSettings, learning_rate, set
 from segagent.training.run_folder import Progress, TrainingFolder
 from segagent.training.training_log import CsvTable
 from segagent.training.visual_words import ATTRIBUTES, NOTHING, CellWords
+from segagent.types import Sample
 
 COLUMNS = ("step", "loss", *(f"{name}_accuracy" for name in ATTRIBUTES), "mask_error", "lr", "samples_per_second")
 _FINE = 4  # parts of a cell along a side
@@ -69,7 +70,8 @@ class PretrainSettings:
 class TowerPictures:
     """Map from number to (pixels `[3, S, S]` float32, words `[3, T]` int64, shares `[2, T, F]` float32).
 
-    shares: of the F parts of each cell, how much is painted, how much shows a thing.
+    shares: of the F parts of each cell, how much is painted, how much shows a thing. Each picture comes twice in a row,
+    with a mask of its own and, every other time, as in a mirror: drawing one takes as long as learning from it.
     """
 
     def __init__(self, *, dataset: Dataset, mllm: Osprey, dialogue: Dialogue, masked: float, seed: int) -> None:
@@ -77,22 +79,32 @@ class TowerPictures:
         self.masked, self.seed = masked, seed
         self.grid = mllm.network.config.grid
         self.words = CellWords(dataset, self.grid)
+        self._drawn: tuple[int, Sample] | None = None
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         random = stable_generator("tower", self.seed, number)
-        index = number % len(self.dataset)
-        sample = self.dataset[index]
+        index, mirrored = divmod(number, 2)
+        index %= len(self.dataset)
+        sample = self._sample(index)
         mask = np.zeros(sample.target.shape, bool)
         if random.random() < self.masked:
             mask = perturbed(sample.target, None, random)
         image = self.dialogue.observe(sample.image, mask, sample.text).image
         fine = cell_shares(np.stack([mask, self.dataset.scene(index).labels >= 0]), self.grid * _FINE)
+        pixels, words = self.encoder.pixels(image), self.words(index).reshape(-1, self.grid, self.grid)
+        if mirrored:
+            pixels, words, fine = pixels.flip(-1), words[..., ::-1], fine[..., ::-1]
         parts = fine.reshape(2, self.grid, _FINE, self.grid, _FINE).swapaxes(2, 3)
         return (
-            self.encoder.pixels(image),
-            torch.from_numpy(self.words(index)),
+            pixels,
+            torch.from_numpy(words.reshape(len(words), -1)),
             torch.from_numpy(parts.reshape(2, self.grid**2, _FINE**2)),
         )
+
+    def _sample(self, index: int) -> Sample:
+        if self._drawn is None or self._drawn[0] != index:
+            self._drawn = index, self.dataset[index]
+        return self._drawn[1]
 
 
 class _Heads(nn.Module):
