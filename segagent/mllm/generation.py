@@ -41,17 +41,25 @@ class Prompts:
 
 
 def read_prompts(
-    network: VisionLanguageNetwork, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None
+    network: VisionLanguageNetwork,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    pixel_values: Tensor | None,
+    pictures: Tensor | None = None,
 ) -> Prompts:
-    """The prompt pass over a left-padded batch, `[B, L]` int64 both."""
-    return _step(network, network.embed(input_ids, pixel_values), attention_mask, DynamicCache())
+    """The prompt pass over a left-padded batch, `[B, L]` int64 both. pixel_values, pictures: see `network.embed`."""
+    seen = network.attention(input_ids, attention_mask)
+    return _step(network, network.embed(input_ids, pixel_values, pictures), attention_mask, DynamicCache(), seen)
 
 
-def _step(network: VisionLanguageNetwork, embeddings: Tensor, mask: Tensor, cache: DynamicCache) -> Prompts:
-    """Reads `[B, N, D]` more embeddings into the cache. mask: `[B, L]` of all tokens, these included."""
+def _step(
+    network: VisionLanguageNetwork, embeddings: Tensor, mask: Tensor, cache: DynamicCache, seen: Tensor | None = None
+) -> Prompts:
+    """Reads `[B, N, D]` more embeddings into the cache. mask: `[B, L]` of all tokens, these included. seen: who sees whom
+    where it is not each token those before it."""
     output = network.language(
         inputs_embeds=embeddings,
-        attention_mask=mask,
+        attention_mask=mask if seen is None else seen,
         position_ids=positions_of(mask)[:, -embeddings.shape[1] :],
         cache=cache,
         use_cache=True,

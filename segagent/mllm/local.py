@@ -88,7 +88,10 @@ class LocalMLLM(ABC):
     # --- training -------------------------------------------------------------------------------------------------
 
     def encode(self, observations: Sequence[Observation], answers: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """See `base.MLLM.encode`; `pixel_values` `[B, 3, h, w]` float32 beside the token tensors, all on the CPU."""
+        """See `base.MLLM.encode`; `pixel_values` `[N, 3, h, w]` float32 beside the token tensors, all on the CPU.
+
+        Rows that show one picture share it: then `pictures` `[B]` int64 says which of the N each row shows.
+        """
         prompts = [self.prompt_tokens(observation) for observation in observations]
         if answers is None:
             self._check_lengths(observations, prompts)
@@ -107,18 +110,27 @@ class LocalMLLM(ABC):
             batch["input_ids"][number, : len(row)] = torch.tensor(row)
             batch["attention_mask"][number, : len(row)] = 1
             batch["labels"][number, len(prompt) : len(row)] = torch.tensor(row[len(prompt) :])
-        return batch | {"pixel_values": self._stack(observations)}
+        return batch | self._stack(observations)
 
-    def _stack(self, observations: Sequence[Observation]) -> Tensor:
-        return torch.stack([self.pixels(observation.image) for observation in observations])
+    def _stack(self, observations: Sequence[Observation]) -> dict[str, Tensor]:
+        places: dict[tuple, int] = {}
+        different: list[Tensor] = []
+        pictures = []
+        for observation in observations:
+            key = observation.image.shape, observation.image.tobytes()
+            if key not in places:
+                places[key] = len(different)
+                different.append(self.pixels(observation.image))
+            pictures.append(places[key])
+        shared = {} if len(different) == len(pictures) else {"pictures": torch.tensor(pictures)}
+        return {"pixel_values": torch.stack(different)} | shared
 
     def _pad_left(self, observations: Sequence[Observation], rows: Sequence[list[int]]) -> dict[str, Tensor]:
         length, end = max(map(len, rows)), self.tokenizer.end_tokens[0]
         return {
             "input_ids": torch.tensor([[end] * (length - len(row)) + row for row in rows]),
             "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
-            "pixel_values": self._stack(observations),
-        }
+        } | self._stack(observations)
 
     def _check_lengths(self, observations: Sequence[Observation], rows: Sequence[Sequence[int]]) -> None:
         for observation, row in zip(observations, rows, strict=True):

@@ -36,16 +36,19 @@ class VisionLanguageNetwork(nn.Module, ABC):
     def visual_tokens(self, pixel_values: Tensor) -> Tensor:
         """`[N, 3, H, W]` normalised pixels -> `[N, T, D]` in the width of the decoder."""
 
-    def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
+    def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None, pictures: Tensor | None = None) -> Tensor:
         """Embeddings `[B, L, D]`; the visual tokens of the images take the places of `IMAGE_TOKEN` in reading order.
 
-        Raises `ValueError` when places and visual tokens differ in number.
+        pictures: `[B]` int64, which of the images each row is about; None: each about its own. Raises `ValueError` when
+        places and visual tokens differ in number.
         """
         places = input_ids == IMAGE_TOKEN
         embeddings = self.language.get_input_embeddings()(input_ids.masked_fill(places, 0))
         if pixel_values is None:
             return embeddings
         visual = self.visual_tokens(pixel_values).to(embeddings.dtype)
+        if pictures is not None:
+            visual = visual[pictures]
         if visual.shape[0] * visual.shape[1] != int(places.sum()):
             raise ValueError(
                 f"{visual.shape[0]} images give {visual.shape[0] * visual.shape[1]} visual tokens, the token ids have "
@@ -53,11 +56,17 @@ class VisionLanguageNetwork(nn.Module, ABC):
             )
         return embeddings.masked_scatter(places[..., None], visual)
 
+    def attention(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the decoder is given as its mask when it reads prompts: `attention_mask`, by which every token sees those
+        before it."""
+        return attention_mask
+
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
         pixel_values: Tensor | None = None,
+        pictures: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
     ) -> CausalLMOutputWithPast:
@@ -66,8 +75,8 @@ class VisionLanguageNetwork(nn.Module, ABC):
         logits_to_keep: logits of the last so many tokens only, `[B, N, V]`, without labels; 0 for all.
         """
         return self.language(
-            inputs_embeds=self.embed(input_ids, pixel_values),
-            attention_mask=attention_mask,
+            inputs_embeds=self.embed(input_ids, pixel_values, pictures),
+            attention_mask=self.attention(input_ids, attention_mask),
             position_ids=positions_of(attention_mask),
             labels=labels,
             use_cache=False,

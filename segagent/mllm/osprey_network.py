@@ -17,7 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from segagent.mllm.conv_tower import ConvTower
 from segagent.mllm.convnext import ConvNeXt
-from segagent.mllm.network import VisionLanguageNetwork
+from segagent.mllm.choices import additive
+from segagent.mllm.network import IMAGE_TOKEN, VisionLanguageNetwork
 
 # The conversation that Osprey was trained with; the image stands where the text says.
 OSPREY_TEMPLATE = (
@@ -26,6 +27,7 @@ OSPREY_TEMPLATE = (
 )
 TOWERS = ("convnext", "convolutional")
 POSITIONS = ("none", "sinusoidal", "learnt")
+ATTENTIONS = ("causal", "prefix")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class OspreyConfig:
     weights at the start, None for 1 / sqrt(width) (at the usual 0.02 a decoder of width 128 did not learn to point).
     visual_norm: RMS-normalise the visual tokens to the size of word embeddings. positions: codes of row and column that
     are added to the visual tokens, as large as these: `none`, `sinusoidal` (fixed) or `learnt` (begins as those).
+    attention: `causal`, or `prefix`: text and picture all see each other, up to the last visual token (PaliGemma, arXiv
+    2407.07726), so that a thing above can be told from one below by what is said of both.
     template: the text before the reply, with `{image}` and `{prompt}` and, where it is wanted, `{system}`. What the
     picture is to be asked for comes first in `nano`, so that every visual token can be read in its light.
     """
@@ -62,6 +66,7 @@ class OspreyConfig:
     initial_scale: float | None = None
     visual_norm: bool = False
     positions: str = "none"
+    attention: str = "causal"
     template: str = OSPREY_TEMPLATE
 
     def __post_init__(self) -> None:
@@ -73,6 +78,8 @@ class OspreyConfig:
             raise ValueError(f"width={self.width}: a multiple of heads={self.heads} and of 4")
         if self.positions not in POSITIONS:
             raise ValueError(f"positions={self.positions!r}: choose {', '.join(POSITIONS)}")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"attention={self.attention!r}: choose {', '.join(ATTENTIONS)}")
         if self.template.count("{image}") != 1 or "{prompt}" not in self.template:
             raise ValueError(f"template={self.template!r}: needs {{image}} once, and {{prompt}}")
 
@@ -171,6 +178,19 @@ class OspreyNetwork(VisionLanguageNetwork):
         """`[N, 3, S, S]` -> `[N, (S / stride)^2, D]` in reading order."""
         tokens = self.project(self.tower(pixel_values))
         return tokens if self.positions is None else tokens + self.positions
+
+    def attention(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See the base class. With `attention=prefix` it is `[B, 1, L, L]`, as the kernels of the decoder take it."""
+        if self.config.attention == "causal":
+            return attention_mask
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        last = torch.where(input_ids == IMAGE_TOKEN, places, -1).amax(1)
+        before = (places[None] <= places[:, None]) | (places <= last[:, None])[:, None]
+        seen = (before & attention_mask.bool()[:, None])[:, None]
+        # A padding token in front of a row sees nothing, which no softmax is defined for: what it makes is not read.
+        seen = seen | torch.eye(len(places), dtype=torch.bool, device=seen.device)
+        eager = self.language.config._attn_implementation == "eager"
+        return additive(seen, self.language.dtype) if eager else seen
 
 
 # --- names in files -----------------------------------------------------------------------------------------------

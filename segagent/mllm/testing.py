@@ -38,6 +38,7 @@ TINY_NANO = OspreyConfig(
     tie_embeddings=True,
     visual_norm=True,
     positions="learnt",
+    attention="prefix",
     template="{prompt}{image}",
 )
 TINY_QWEN = QwenConfig(
