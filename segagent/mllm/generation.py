@@ -55,8 +55,8 @@ def read_prompts(
 def _step(
     network: VisionLanguageNetwork, embeddings: Tensor, mask: Tensor, cache: DynamicCache, seen: Tensor | None = None
 ) -> Prompts:
-    """Reads `[B, N, D]` more embeddings into the cache. mask: `[B, L]` of all tokens, these included. seen: who sees whom
-    where it is not each token those before it."""
+    """Reads `[B, N, D]` more embeddings into the cache. mask: `[B, L]` of all tokens, these included. seen: who sees
+    whom, where it is not each token those before it."""
     output = network.language(
         inputs_embeds=embeddings,
         attention_mask=mask if seen is None else seen,

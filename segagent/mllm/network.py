@@ -57,7 +57,7 @@ class VisionLanguageNetwork(nn.Module, ABC):
         return embeddings.masked_scatter(places[..., None], visual)
 
     def attention(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What the decoder is given as its mask when it reads prompts: `attention_mask`, by which every token sees those
+        """The mask that the decoder is given when it reads prompts: `attention_mask`, by which every token sees those
         before it."""
         return attention_mask
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from segagent.mllm.choices import additive
 from segagent.mllm.conv_tower import ConvTower
 from segagent.mllm.convnext import ConvNeXt
-from segagent.mllm.choices import additive
 from segagent.mllm.network import IMAGE_TOKEN, VisionLanguageNetwork
 
 # The conversation that Osprey was trained with; the image stands where the text says.
