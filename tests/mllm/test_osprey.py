@@ -196,6 +196,50 @@ def test_nano_reads_the_description_before_the_picture(folders, observe):
     assert tokens == [model.tokenizer.begin, *model.tokenizer.encode("the red star"), *[-200] * 16]
 
 
+def first_visual_tokens(network, batch):
+    """What the first layer makes of each row's first visual token, `[B, D]`."""
+    seen = []
+    handle = network.language.model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.inference_mode():
+        network(**batch)
+    handle.remove()
+    places = (batch["input_ids"] == -200).int().argmax(1)
+    return seen[0][torch.arange(len(places)), places]
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_with_prefix_attention_a_cell_knows_of_those_below_it(folders, observe, kernel):
+    model = Osprey.from_checkpoint(folders["nano"], device="cpu")
+    model.network.language.set_attn_implementation(kernel)
+    batch = model.encode([observe("nano", "the red star"), observe("nano", "star")], ["Finish", "Finish"])
+    answered = dict(batch) | {"input_ids": batch["input_ids"].clone()}
+    answered["input_ids"][:, -2] = 0  # answers are not seen by what stands before them
+    before = first_visual_tokens(model.network, batch)
+    torch.testing.assert_close(first_visual_tokens(model.network, answered), before)
+    model.network.config = replace(model.network.config, attention="causal")
+    alone = first_visual_tokens(model.network, batch)
+    with torch.no_grad():
+        model.network.positions[-1] += 1.0  # the last cell
+    torch.testing.assert_close(first_visual_tokens(model.network, batch), alone)
+    model.network.config = replace(model.network.config, attention="prefix")
+    assert not torch.allclose(first_visual_tokens(model.network, batch), before, atol=1e-4)
+
+
+def test_rows_about_one_picture_share_its_visual_tokens(folders, observe):
+    model = Osprey.from_checkpoint(folders["nano"], device="cpu")
+    first, again, other = (observe("nano", text) for text in ("the red star", "star", "red star"))
+    other = replace(other, image=255 - other.image)
+    batch = model.encode([first, other, again], ["Finish"] * 3)
+    assert batch["pixel_values"].shape[0] == 2 and batch["pictures"].tolist() == [0, 1, 0]
+    with torch.inference_mode():
+        together = model.network(**batch).logits
+        for row, observation in enumerate((first, other, again)):
+            alone = model.encode([observation], ["Finish"])
+            assert "pictures" not in alone
+            logits = model.network(**alone).logits[0]
+            torch.testing.assert_close(together[row, : len(logits)], logits, rtol=1e-4, atol=1e-4)
+
+
 def test_initial_scales_make_features_positions_and_words_alike():
     network = OspreyNetwork(replace(TINY_NANO, vocab_size=100, width=128, positions="sinusoidal"))
     words = network.language.get_input_embeddings().weight
@@ -230,6 +274,7 @@ def test_random_weights_follow_from_the_seed(folders):
         ({"image_size": 30}, "image_size=30: a multiple of the tower's stride 8"),
         ({"heads": 5}, "width=32: a multiple of heads=5"),
         ({"positions": "rotary"}, "positions='rotary': choose none, sinusoidal, learnt"),
+        ({"attention": "full"}, "attention='full': choose causal, prefix"),
         ({"template": "{image}"}, "needs {image} once, and {prompt}"),
     ],
 )
