@@ -72,6 +72,8 @@ class VisualWords:
         """The mean loss over the cells of the last forward pass that show a thing; 0 where none does."""
         seen, table = self._seen, network.language.get_input_embeddings().weight
         self._seen = None
+        if "pictures" in batch.tensors:
+            seen = seen[batch.tensors["pictures"]]
         total = seen.sum() * 0.0
         for ids, wanted in zip(self.tokens, batch.cells.unbind(1), strict=True):
             words = torch.stack([table[torch.tensor(tokens, device=table.device)].mean(0) for tokens in ids])
