@@ -1,11 +1,13 @@
 """Where the time of a rollout goes: sections of its parts, none counted twice, and counts of calls and tokens.
 
 Sections are put around methods and modules of one run's objects and taken off again; what a section calls in turn is
-subtracted from it. On CUDA every border waits for the device, so that a split run is slower than one that is timed.
+subtracted from it; what another thread does meanwhile is nobody's time. On CUDA every border waits for the device, so
+that a split run is slower than one that is timed.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -31,6 +33,7 @@ class Clock:
         self._stack, self._undo, self._since = ["rest"], ExitStack(), 0.0
 
     def __enter__(self) -> Self:
+        self._thread = threading.get_ident()
         self._since = self._now()
         return self
 
@@ -50,12 +53,14 @@ class Clock:
         self._since = now
 
     def enter(self, section: str) -> None:
-        self._charge()
-        self._stack.append(section)
+        if threading.get_ident() == self._thread:
+            self._charge()
+            self._stack.append(section)
 
     def leave(self) -> None:
-        self._charge()
-        self._stack.pop()
+        if threading.get_ident() == self._thread:
+            self._charge()
+            self._stack.pop()
 
     def around(self, owner: Any, name: str, section: str, count: Callable[..., dict] | None = None) -> None:
         """Puts a section around a method of one object. count: what a call adds to the counts, of its arguments."""

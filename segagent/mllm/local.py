@@ -15,6 +15,7 @@ from torch import Tensor
 
 from segagent.devices import torch_device
 from segagent.dialogue import Observation
+from segagent.mllm.ahead import one_ahead
 from segagent.mllm.base import Completion, check_request
 from segagent.mllm.choices import ChoiceTree
 from segagent.mllm.generation import read_more, read_prompts, sample, weigh
@@ -177,9 +178,9 @@ class LocalMLLM(ABC):
             self._check_lengths(observations, [prompt + [0] * tree.longest for prompt in prompts])
         drawn: list[list[Sampled]] = []
         weights: list[tuple[float, ...] | None] = []
-        for start in range(0, len(observations), self.max_batch):
-            part = slice(start, start + self.max_batch)
-            batch = self._pad_left(observations[part], prompts[part])
+        parts = [slice(start, start + self.max_batch) for start in range(0, len(observations), self.max_batch)]
+        batches = one_ahead(lambda part: self._pad_left(observations[part], prompts[part]), parts)
+        for part, batch in zip(parts, batches, strict=True):
             read = read_prompts(self.network, **{name: self._place(tensor) for name, tensor in batch.items()})
             told = [None] * len(prompts[part]) if tree is None else weigh(self.network, read, tree).tolist()
             weights += [None if row is None else tuple(row) for row in told]

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from segagent.dialogue import Observation
+from segagent.mllm.ahead import one_ahead
 from segagent.mllm.base import Completion, check_request
 from segagent.mllm.choices import ChoiceTree
 from segagent.mllm.sampling import Sampled
@@ -248,16 +249,25 @@ class TransformersVLM:
         tree = None if choices is None else self._tree(choices)
         rows = max(1, self.max_batch // drawn)
         completions: list[list[Completion]] = []
-        for start in range(0, len(observations), rows):
-            part = slice(start, start + rows)
+        parts = [slice(start, start + rows) for start in range(0, len(observations), rows)]
+        batches = one_ahead(lambda part: self._begun(observations[part], prefixes[part]), parts)
+        for part, batch in zip(parts, batches, strict=True):
             completions += self._generate(
-                observations[part], prefixes[part], drawn, temperature, seeds[part], max_new_tokens, greedy_first, tree
+                batch, prefixes[part], drawn, temperature, seeds[part], max_new_tokens, greedy_first, tree
             )
         return [row * (num_samples // drawn) for row in completions]
 
+    def _begun(self, observations: Sequence[Observation], prefixes: Sequence[str]) -> dict[str, Tensor]:
+        """Tensors of prompts with the replies begun, on the CPU; `labels` are -100 but on the prefixes."""
+        begun = [self._form.lead + prefix if prefix else "" for prefix in prefixes]
+        texts = [self._prompt(observation) + begin for observation, begin in zip(observations, begun, strict=True)]
+        batch = self._tensors(observations, texts, side="left")
+        batch["labels"] = self._labels(batch, batch.pop("offset_mapping"), [len(begin) for begin in begun])
+        return batch
+
     def _generate(
         self,
-        observations: Sequence[Observation],
+        batch: dict[str, Tensor],
         prefixes: Sequence[str],
         num_samples: int,
         temperature: float,
@@ -266,10 +276,7 @@ class TransformersVLM:
         greedy_first: bool,
         tree: ChoiceTree | None,
     ) -> list[list[Completion]]:
-        begun = [self._form.lead + prefix if prefix else "" for prefix in prefixes]
-        texts = [self._prompt(observation) + begin for observation, begin in zip(observations, begun, strict=True)]
-        batch = self._tensors(observations, texts, side="left")
-        labels = self._labels(batch, batch.pop("offset_mapping"), [len(begin) for begin in begun])
+        labels = batch.pop("labels")
         self._check_length(batch["attention_mask"], reserved=max(max_new_tokens, tree.longest if tree else 0))
         inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
         sampled, weights = decode(
