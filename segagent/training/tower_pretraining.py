@@ -46,16 +46,16 @@ class PretrainSettings:
     precision: see `devices.autocast`. checkpoint_every: steps. keep: newest checkpoints. masked: share of pictures that
     have a mask painted on. lr, warmup (steps), min_lr (share of lr), weight_decay: AdamW. clip_norm: of gradients."""
 
-    steps: int = 2700
-    batch_size: int = 16
+    steps: int = 4200
+    batch_size: int = 32
     workers: int = 1
     precision: str = "bfloat16"
     checkpoint_every: int = 300
     keep: int = 1
     masked: float = 0.5
-    lr: float = 7e-4
-    warmup: int = 100
-    min_lr: float = 0.3
+    lr: float = 1e-3
+    warmup: int = 200
+    min_lr: float = 0.05
     weight_decay: float = 0.02
     clip_norm: float = 1.0
 

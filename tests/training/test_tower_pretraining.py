@@ -16,6 +16,7 @@ from segagent.mllm.osprey import Osprey
 from segagent.mllm.testing import TINY_NANO
 from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.training.collate import SftBatch
+from segagent.training.tower_pretraining import TowerPictures
 from segagent.training.visual_words import ATTRIBUTES, NOTHING, CellWords, VisualWords
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,39 @@ def test_visual_tokens_are_pulled_towards_their_words():
     mllm.network(**tensors)
     nothing = loss(mllm.network, SftBatch((0,), tensors, labels, torch.ones(1), torch.full((1, 3, 16), NOTHING)))
     assert float(nothing) == 0
+
+
+def test_rows_that_share_a_picture_are_asked_for_their_words_all_the_same():
+    mllm = nano()
+    loss, random = VisualWords(mllm), np.random.default_rng(0)
+    image = random.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    rows = [load_dialogue("nano").observe(image, np.zeros((32, 32), bool), text) for text in ("red star", "a star")]
+    cells = torch.full((2, 3, 16), NOTHING)
+    cells[0, 0, :8], cells[1, 0, 4:] = 3, 2
+
+    def of(places):
+        tensors = mllm.encode([rows[place] for place in places], ["Finish"] * len(places))
+        labels = tensors.pop("labels")
+        assert len(tensors["pixel_values"]) == 1
+        mllm.network(**tensors)
+        return float(loss(mllm.network, SftBatch(tuple(places), tensors, labels, torch.ones(1), cells[places])))
+
+    assert of([0, 1]) == pytest.approx((8 * of([0]) + 12 * of([1])) / 20, rel=1e-5)
+
+
+def test_every_picture_comes_a_second_time_as_in_a_mirror():
+    dataset = RefShapes(subset="refshapes", split="train", limit=4, size=128)
+    pictures = TowerPictures(dataset=dataset, mllm=nano(), dialogue=load_dialogue("nano"), masked=0.0, seed=0)
+    for number in (0, 4):
+        plain, words, shares = pictures[number]
+        mirrored, other_words, other_shares = pictures[number + 1]
+        assert torch.equal(mirrored, plain.flip(-1)) and not torch.equal(mirrored, plain)
+        assert torch.equal(other_words.view(3, 4, 4), words.view(3, 4, 4).flip(-1))
+        wanted = shares.view(2, 4, 4, 4, 4).flip(2, 4)  # maps, cells down and across, parts down and across
+        assert torch.equal(other_shares.view(2, 4, 4, 4, 4), wanted)
+    assert not torch.equal(pictures[4][0], pictures[0][0])
+    painted = TowerPictures(dataset=dataset, mllm=nano(), dialogue=load_dialogue("nano"), masked=1.0, seed=0)
+    assert not torch.equal(painted[0][2][0], painted[1][2][0].view(4, 4, 4, 4).flip(1, 3).reshape(16, 16))
 
 
 def test_only_the_tower_moves_and_the_folder_is_a_model(script, tmp_path):
