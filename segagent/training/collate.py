@@ -29,8 +29,8 @@ class SftBatch:
     """numbers: `[B]` which examples of the run. tensors: what the network takes, labels left out.
 
     labels: `[B, L]` int64, -100 everywhere but on what is learnt. weights: `[B, L]` float32, of the
-    tokens. cells: `[B, 2, T]` int64, see
-    `visual_words.CellWords`; needs: `[B, 4, T]` float32, see `cell_shares`; None where the examples have none.
+    tokens. cells: `[B, 3, T]` int64, see `visual_words.CellWords`; needs: `[B, 4, T]` and places: `[B, T]` float32, see
+    `cell_shares`; None where the examples have none.
     """
 
     numbers: tuple[int, ...]
@@ -39,6 +39,7 @@ class SftBatch:
     weights: Tensor
     cells: Tensor | None = None
     needs: Tensor | None = None
+    places: Tensor | None = None
 
     def token_weights(self) -> Tensor:
         """`[B, L]` float32: weight of each token of `labels`, 0 where nothing is learnt."""
@@ -83,6 +84,7 @@ class Collator:
             weights=self._digit_weights(labels) * torch.tensor([[example.weight] for example in examples]),
             cells=_stacked([example.cells for example in examples]),
             needs=_stacked([example.needs for example in examples]),
+            places=_stacked([example.places for example in examples]),
         )
 
     def _digit_weights(self, labels: Tensor) -> Tensor:

@@ -59,8 +59,9 @@ def answer_losses(network: nn.Module, batch: SftBatch) -> tuple[Tensor, Tensor, 
 def placed(batch: SftBatch, device: torch.device) -> SftBatch:
     """The batch with its tensors on a device."""
     tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}
-    cells, needs = (None if part is None else part.to(device) for part in (batch.cells, batch.needs))
-    return SftBatch(batch.numbers, tensors, batch.labels.to(device), batch.weights.to(device), cells, needs)
+    parts = (batch.cells, batch.needs, batch.places)
+    asked = (None if part is None else part.to(device) for part in parts)
+    return SftBatch(batch.numbers, tensors, batch.labels.to(device), batch.weights.to(device), *asked)
 
 
 @contextmanager
@@ -108,8 +109,8 @@ class SftTrainer:
         self.auxiliary = list(auxiliary)
         if self.auxiliary and is_sharded(accelerator):
             raise ValueError(
-                "train.auxiliary, train.needs: ask for weights that no process has whole under FSDP or DeepSpeed; "
-                "share out the batches only (configs/accelerate/ddp.yaml), or set them to 0"
+                "train.auxiliary, train.needs, train.gaze: ask for weights that no process has whole under FSDP or "
+                "DeepSpeed; share out the batches only (configs/accelerate/ddp.yaml), or set them to 0"
             )
         with torch.random.fork_rng(devices=[]):  # LoRA layers begin at random
             torch.manual_seed(seed)

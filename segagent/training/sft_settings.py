@@ -36,8 +36,9 @@ class SftSettings:
     lr: peak rate, reached after `warmup` (a share of the steps), then half a cosine down to min_lr * lr. weight_decay,
     beta1, beta2: of AdamW; vectors do not decay. clip_norm: largest gradient norm. validate_every, checkpoint_every: in
     steps. keep: newest checkpoints that stay. auxiliary: weight of the loss that pulls visual tokens towards the words
-    of what they show (`visual_words.py`); needs: of the loss that asks them what their cell needs (`cell_needs.py`); 0
-    for none. digit_decay: see `collate.Collator`.
+    of what they show (`visual_words.py`); needs: of the loss that asks them what their cell needs (`cell_needs.py`);
+    gaze: of the loss that shows an answer where to look (`click_gaze.py`); 0 for none. digit_decay: see
+    `collate.Collator`.
     """
 
     epochs: float | None = None
@@ -64,6 +65,7 @@ class SftSettings:
     keep: int = 2
     auxiliary: float = 0.0
     needs: float = 0.0
+    gaze: float = 0.0
     digit_decay: float = 1.0
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from segagent.configuration import build
 from segagent.dialogue import Dialogue, load_dialogue
 from segagent.mllm.base import MLLM
 from segagent.training.cell_needs import CellNeeds
+from segagent.training.click_gaze import ClickGaze
 from segagent.training.collate import without_weights
 from segagent.training.examples import Examples
 from segagent.training.sft import Auxiliary, SftTrainer, out_of_memory_told
@@ -89,7 +90,10 @@ def auxiliary_losses(
         losses["words"] = settings.auxiliary, VisualWords(mllm)
     if settings.needs:
         losses["needs"] = settings.needs, CellNeeds(mllm, dialogue)
-    return list(losses.values()), {name: mllm.network.config.grid for name in losses}
+    if settings.gaze:
+        losses["gaze"] = settings.gaze, ClickGaze(mllm, dialogue)
+    asked = {name: used for name, used in (("words", "words"), ("needs", "needs"), ("needs", "gaze")) if used in losses}
+    return list(losses.values()), {name: mllm.network.config.grid for name in asked}
 
 
 def make_validation(config: DictConfig, examples: Examples) -> SftValidation:

@@ -17,9 +17,11 @@ from segagent.mllm.osprey import Osprey
 from segagent.mllm.testing import TINY_NANO
 from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.training.cell_needs import CellNeeds
-from segagent.training.cell_shares import cell_needs
+from segagent.training.cell_shares import cell_needs, click_cells
+from segagent.training.click_gaze import ClickGaze
 from segagent.training.collate import IGNORED, Collator
 from segagent.training.generated_states import Alternating, GeneratedStates
+from segagent.types import Click
 
 NANO = load_dialogue("nano")
 
@@ -140,6 +142,48 @@ def test_what_a_cell_needs_is_learnt_from_the_middle_of_the_decoder():
     loss(mllm.network, batch).backward()
     assert all(parameter.grad is None for parameter in last.parameters()), "the last layer is for the answer"
     assert (batch.tensors["input_ids"] == IMAGE_TOKEN).sum() == 8 * grid**2
+
+
+def test_a_click_lies_between_the_centres_of_four_cells():
+    cells = click_cells(Click(39, 19), (40, 80), 4).reshape(4, 4)  # cells of 10 x 20; the click's centre: 39.5, 19.5
+    assert np.allclose(cells[1, 1], 0.55 * 0.525) and np.allclose(cells[1, 2], 0.55 * 0.475)
+    assert np.allclose(cells[2, 1], 0.45 * 0.525) and np.allclose(cells.sum(), 1)
+    corner = click_cells(Click(0, 0), (40, 80), 4).reshape(4, 4)
+    assert corner[0, 0] == 1 and click_cells(Click(79, 39), (40, 80), 4)[-1] == 1
+    assert not click_cells(None, (40, 80), 4).any()
+
+
+def test_an_answer_learns_to_look_at_its_click():
+    mllm = nano()
+    loss = ClickGaze(mllm, NANO)
+    grid = mllm.network.config.grid
+    states = GeneratedStates(dataset=pictures(), dialogue=NANO, grid=grid, seed=3)
+    examples = [states[k] for k in range(8)]
+    batch = Collator(mllm)(examples)
+    rows, places = loss._coordinates(batch.labels)
+    for number, example in enumerate(examples):
+        following = batch.labels[number, places[rows == number] + 1].tolist()
+        click = NANO.parse(example.answer, width=128, height=128).click
+        written = "" if click is None else example.answer.split("point: (")[1]
+        assert mllm.tokenizer.decode(following) == written
+        assert batch.places[number].sum() == pytest.approx(float(click is not None))
+    optimizer = torch.optim.Adam(mllm.network.parameters(), lr=3e-3)
+    made = []
+    for _ in range(25):
+        mllm.network(**batch.tensors)
+        value = loss(mllm.network, batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        made.append(value.item())
+    assert made[-1] < 0.7 * made[0]
+    mllm.network(**batch.tensors)
+    nowhere = {"answer": "Finish", "places": np.zeros(grid**2, np.float32)}
+    told = Collator(mllm)([dataclasses.replace(example, **nowhere) for example in examples])
+    mllm.network(**told.tensors)
+    assert float(loss(mllm.network, told)) == 0
+    with pytest.raises(ValueError, match=r"train.gaze: is for nano and its like, not for str"):
+        ClickGaze("another", NANO)
 
 
 def test_further_digits_count_less_where_that_is_asked_for():

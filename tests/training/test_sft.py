@@ -226,7 +226,9 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="shapes"), other:
         raise RuntimeError("shapes")
     monkeypatch.setattr("segagent.training.sft.is_sharded", lambda accelerator: True)
-    with pytest.raises(ValueError, match=r"train.auxiliary, train.needs: ask for weights that no process has whole"):
+    with pytest.raises(
+        ValueError, match=r"train.auxiliary, train.needs, train.gaze: ask for weights that no process has whole"
+    ):
         SftTrainer(
             mllm=trainer.mllm,
             examples=trainer.examples,
