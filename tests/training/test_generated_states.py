@@ -160,12 +160,14 @@ def test_an_answer_learns_to_look_at_its_click():
     states = GeneratedStates(dataset=pictures(), dialogue=NANO, grid=grid, seed=3)
     examples = [states[k] for k in range(8)]
     batch = Collator(mllm)(examples)
-    rows, places = loss._coordinates(batch.labels)
+    rows, places, axes = loss._coordinates(batch.labels)
     for number, example in enumerate(examples):
         following = batch.labels[number, places[rows == number] + 1].tolist()
         click = NANO.parse(example.answer, width=128, height=128).click
         written = "" if click is None else example.answer.split("point: (")[1]
         assert mllm.tokenizer.decode(following) == written
+        first = [token for token, axis in zip(following, axes[rows == number], strict=True) if axis == 0]
+        assert mllm.tokenizer.decode(first) == written.partition(",")[0]
         assert batch.places[number].sum() == pytest.approx(float(click is not None))
     optimizer = torch.optim.Adam(mllm.network.parameters(), lr=3e-3)
     made = []
