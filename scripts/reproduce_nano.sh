@@ -13,10 +13,11 @@ segmenter=(segmenter=simpleclick_nano "segmenter.path=$out/segmenter/best")
 "$PYTHON" scripts/pretrain_tower.py "out=$out/tower" resume=true
 "$PYTHON" scripts/simulate.py data=refshapes_mix data.datasets.short.split=train data.limit=4300 "${segmenter[@]}" \
   simulate.max_clicks=6 simulate.tau_stop=0.95 batch_size=16 "out=$out/trajectories.jsonl" resume=true
-examples=(data=refshapes_mix "data.trajectories=$out/trajectories.jsonl" generated.share=0.88 generated.empty=0.7
-  generated.questions=2 tasks.iou=0 tasks.perturbed=0.2 validation.limit=40 "${segmenter[@]}")
-# First all of it, then, once it sees what is asked for, what lies behind the tower: that is where pointing is learnt.
-"$PYTHON" scripts/train.py "mllm=$out/tower/best" train=nano "${examples[@]}" "out=$out/whole" resume=true
-"$PYTHON" scripts/train.py "mllm=$out/whole/best" train=nano train.steps=1800 "train.frozen=[vision]" train.needs=0.2 \
-  train.auxiliary=0.1 seed=1 "${examples[@]}" "out=$out/policy" resume=true
+examples=(data=refshapes_mix "data.trajectories=$out/trajectories.jsonl" generated.questions=4 tasks.iou=0
+  tasks.perturbed=0.2 validation.limit=40 train.validate_every=2000 "${segmenter[@]}")
+# First clicks, of all of it; then masks of every quality too, behind a tower that stays as it is, down to a rate of nothing.
+"$PYTHON" scripts/train.py "mllm=$out/tower/best" train=nano train.min_lr=0.3 generated.share=0.95 generated.empty=0.9 \
+  "${examples[@]}" "out=$out/clicks" resume=true
+"$PYTHON" scripts/train.py "mllm=$out/clicks/best" train=nano train.steps=3600 "train.frozen=[vision]" generated.share=0.9 \
+  generated.empty=0.5 seed=1 "${examples[@]}" "out=$out/policy" resume=true
 echo "reproduce_nano: mllm=$out/policy/best segmenter=simpleclick_nano segmenter.path=$out/segmenter/best"
