@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from segagent.masks import decode_rle
@@ -25,6 +27,18 @@ def returned(trajectory: Trajectory) -> int:
     said = scores(trajectory)
     unsure = said[0] is None or said[number] is None or said[number] < said[0]
     return 0 if unsure else number
+
+
+def light(trajectory: Trajectory) -> Trajectory:
+    """All that is asked of a finished one here, without the other masks, the texts of the replies and the candidates:
+    a file of a million annotations is gone through at its end, and they would fill the memory."""
+    number = returned(trajectory)
+    steps = tuple(
+        replace(step, mask=step.mask if place == number else {}, action=replace(step.action, text=""))
+        for place, step in enumerate(trajectory.steps, 1)
+    )
+    told = {name: trajectory.extras[name] for name in ("returned", "pred_iou") if name in trajectory.extras}
+    return replace(trajectory, steps=steps, target=None, void=None, end_text=None, extras=told)
 
 
 def returned_rle(trajectory: Trajectory) -> dict:

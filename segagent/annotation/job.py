@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from segagent.annotation.choice import returned, returned_iou, returned_score
+from segagent.annotation.choice import light, returned, returned_iou, returned_score
 from segagent.annotation.outputs import (
     changed_coco,
     mark_suspicious,
@@ -53,7 +53,7 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
     claim_output(out / "annotations.json", config, lines)
     done = roll_out(config, work, lines)
     shutil.rmtree(out / "masks", ignore_errors=True)  # of an earlier run; like all but the lines, made anew
-    trajectories = list(read_trajectories(lines))
+    trajectories = [light(trajectory) for trajectory in read_trajectories(lines)]
     figures: dict[str, Any] = {"mode": config.mode, "who": who(config), "n": len(trajectories)}
     figures |= {"n_skipped": len(done.skipped), "skipped": done.skipped}
     figures |= {"n_unnamed_pictures": getattr(source, "unnamed", 0)}

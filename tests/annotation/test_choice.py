@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segagent.annotation import returned, returned_mask, scores
-from segagent.annotation.choice import returned_iou, returned_score
+from segagent.annotation.choice import light, returned_iou, returned_score
 from segagent.data.formats.base import object_trajectory
 from segagent.masks import encode_rle
 from segagent.types import Action, Click, InitKind, Step
@@ -47,3 +47,16 @@ def test_a_given_mask_stays_unless_another_one_is_judged_as_good(init, said, las
     assert returned_mask(one).sum() == 5 * (expected + 1)
     assert returned_score(one) == [*said, last][expected]
     assert returned_iou(one) == pytest.approx(0.1 * expected)
+
+
+@pytest.mark.parametrize("init", [InitKind.EMPTY, InitKind.MASK])
+@pytest.mark.parametrize("best", [None, 0, 1, 2])
+def test_what_is_kept_of_a_trajectory_gives_the_same_answers_with_one_mask(init, best):
+    whole = trajectory(init, (0.2, 0.5), 0.9, best)
+    whole = replace(whole, extras=whole.extras | {"candidates": [[1, 2, 3]]})
+    kept = light(whole)
+    assert scores(kept) == scores(whole) and returned(kept) == returned(whole)
+    assert np.array_equal(returned_mask(kept), returned_mask(whole))
+    assert (returned_score(kept), returned_iou(kept)) == (returned_score(whole), returned_iou(whole))
+    assert sum(bool(step.mask) for step in kept.steps) == (returned(whole) > 0)
+    assert "candidates" not in kept.extras and kept.init_mask == whole.init_mask and kept.text == whole.text
