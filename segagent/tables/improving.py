@@ -37,15 +37,24 @@ def improvement(setup: Setup) -> Section:
         words += [*learnt, "train.epochs=null", f"train.steps={settings.steps}", f"rollout.max_clicks={clicks}"]
         words += ["rounds=1", "wandb.mode=disabled", *limited_to(settings.limit), *setup.common]
         cell = Cell("improve", name, tuple(words), ending="")
-        try:
-            done = setup.cells.run(cell)
-        except ValueError:
-            if _selected(setup.cells.path(cell)) != 0:
-                raise
+        done = _improved(setup, cell)
+        if done is None:
             nothing.append(f"{method}: none of its rollouts was selected, so that nothing could be learnt.")
-            continue
-        made[method] = [start, done], str(RoundFolder(done.path, 1).model)
+        else:
+            made[method] = [start, done], str(RoundFolder(done.path, 1).model)
     return _section(setup, title, claim, made, nothing)
+
+
+def _improved(setup: Setup, cell: Cell) -> Done | None:
+    """The round; None where it had nothing to learn from, which is found out once only."""
+    path = setup.cells.path(cell)
+    if _selected(path) != 0:
+        try:
+            return setup.cells.run(cell)
+        except ValueError:
+            if _selected(path) != 0:
+                raise
+    return None
 
 
 def _selected(out: Path) -> int | None:

@@ -123,11 +123,14 @@ def test_arms_of_a_table_differ_in_one_thing(made):
     assert "same in every arm" in " ".join(section(made, "table4").notes)
 
 
-def test_a_method_that_selects_nothing_is_told(made):
+def test_a_method_that_selects_nothing_is_told_and_not_tried_again(made, script, model, capsys):
     """Random weights never end well."""
     findings = section(made, "improvement").findings
     assert findings[0] == "star: none of its rollouts was selected, so that nothing could be learnt."
     assert any(finding.startswith("star_plus over SFT, as many steps more, last mask: ") for finding in findings)
+    again = composed(model, made, "parts=[improvement]", "resume=true", "training.steps=1", "improvement.steps=1")
+    assert script.main(again) == 0 and "--- " not in capsys.readouterr().out
+    assert section(made, "improvement").findings == findings
 
 
 def test_finished_cells_are_not_run_again_and_cut_ones_go_on(made, script, model, capsys):
