@@ -1,15 +1,22 @@
 #!/usr/bin/env bash
-# From nothing to the weights that ship: bash scripts/reproduce_nano.sh [OUT]   (default: runs/nano)
+# From nothing to weights like those that ship: bash scripts/reproduce_nano.sh [OUT [policy]]   (default: runs/nano)
 #
 # The click segmenter; the tower of the policy; trajectories of the simulated annotator with that segmenter; the policy.
-# Killed and started again, it goes on where it was.
+# With `policy` the segmenter is the one that ships. Killed and started again, it goes on where it was.
 set -eu
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$ROOT"
 out="${1:-runs/nano}"
-"$PYTHON" scripts/train_segmenter.py network=simpleclick_nano data=refshapes_mix train.precision=bfloat16 threads=2 \
-  "out=$out/segmenter" resume=true
-segmenter=(segmenter=simpleclick_nano "segmenter.path=$out/segmenter/best")
+segmenter=(segmenter=simpleclick_nano)
+case "${2:-all}" in
+  policy) ;;
+  all)
+    "$PYTHON" scripts/train_segmenter.py network=simpleclick_nano data=refshapes_mix train.precision=bfloat16 threads=2 \
+      "out=$out/segmenter" resume=true
+    segmenter+=("segmenter.path=$out/segmenter/best")
+    ;;
+  *) fail "$2: say policy, or nothing" ;;
+esac
 "$PYTHON" scripts/pretrain_tower.py "out=$out/tower" resume=true
 "$PYTHON" scripts/simulate.py data=refshapes_mix data.datasets.short.split=train data.limit=4300 "${segmenter[@]}" \
   simulate.max_clicks=6 simulate.tau_stop=0.95 batch_size=16 "out=$out/trajectories.jsonl" resume=true
@@ -20,4 +27,4 @@ examples=(data=refshapes_mix "data.trajectories=$out/trajectories.jsonl" generat
   "${examples[@]}" "out=$out/clicks" resume=true
 "$PYTHON" scripts/train.py "mllm=$out/clicks/best" train=nano train.steps=3600 "train.frozen=[vision]" generated.share=0.9 \
   generated.empty=0.5 seed=1 "${examples[@]}" "out=$out/policy" resume=true
-echo "reproduce_nano: mllm=$out/policy/best segmenter=simpleclick_nano segmenter.path=$out/segmenter/best"
+echo "reproduce_nano: mllm=$out/policy/best ${segmenter[*]}"
