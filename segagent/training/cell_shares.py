@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from segagent.types import Click
 
+PARTS = 4  # of a cell along a side, where it is asked finer than a cell is wide
+
 
 def cell_shares(maps: np.ndarray, grid: int) -> np.ndarray:
     """Share of each cell that is True: `[N, H, W]` bool -> `[N, grid, grid]` float32."""
@@ -34,10 +36,13 @@ def _around(at: int, size: int, grid: int) -> list[tuple[int, float]]:
     return [(low, 1 - (place - low)), (min(low + 1, grid - 1), place - low)]
 
 
-def cell_needs(target: np.ndarray, mask: np.ndarray, grid: int) -> np.ndarray:
-    """Shares of each cell that are missing, surplus, right, and neither: `[4, grid * grid]` float32, summing to 1.
+def part_shares(maps: np.ndarray, grid: int) -> np.ndarray:
+    """Share of each part of each cell that is True: `[N, H, W]` bool -> `[N, grid * grid, PARTS^2]` float32."""
+    fine = cell_shares(maps, grid * PARTS).reshape(-1, grid, PARTS, grid, PARTS)
+    return fine.swapaxes(2, 3).reshape(-1, grid**2, PARTS**2)
 
-    target, mask: `[H, W]` bool.
-    """
-    parts = np.stack([target & ~mask, mask & ~target, target & mask, ~target & ~mask])
-    return cell_shares(parts, grid).reshape(4, -1)
+
+def cell_needs(target: np.ndarray, mask: np.ndarray, grid: int) -> np.ndarray:
+    """Shares that are missing, surplus, right, and neither, of each part of each cell: `[4, grid * grid, PARTS^2]`
+    float32, summing to 1. target, mask: `[H, W]` bool."""
+    return part_shares(np.stack([target & ~mask, mask & ~target, target & mask, ~target & ~mask]), grid)

@@ -28,8 +28,8 @@ IGNORED = -100
 class SftBatch:
     """numbers: `[B]` which examples of the run. tensors: what the network takes, labels left out.
 
-    labels: `[B, L]` int64, -100 everywhere but on what is learnt. weights: `[B, L]` float32, of the
-    tokens. cells: `[B, 3, T]` int64, see `visual_words.CellWords`; needs: `[B, 4, T]` and places: `[B, T]` float32, see
+    labels: `[B, L]` int64, -100 everywhere but on what is learnt. weights: `[B, L]` float32, of the tokens. cells:
+    `[B, 3, T]` int64, see `visual_words.CellWords`; needs: `[B, 4, T, P]` and places: `[B, T]` float32, see
     `cell_shares`; None where the examples have none.
     """
 

@@ -27,7 +27,7 @@ from segagent.devices import autocast
 from segagent.dialogue import Dialogue
 from segagent.environment import stable_generator
 from segagent.mllm.osprey import Osprey
-from segagent.training.cell_shares import cell_shares
+from segagent.training.cell_shares import PARTS, part_shares
 from segagent.training.collate import single_thread, without_weights
 from segagent.training.mask_noise import perturbed
 from segagent.training.optimization import OptimizerSettings, learning_rate, set_learning_rate
@@ -37,7 +37,6 @@ from segagent.training.visual_words import ATTRIBUTES, NOTHING, CellWords
 from segagent.types import Sample
 
 COLUMNS = ("step", "loss", *(f"{name}_accuracy" for name in ATTRIBUTES), "mask_error", "lr", "samples_per_second")
-_FINE = 4  # parts of a cell along a side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,16 +89,12 @@ class TowerPictures:
         if random.random() < self.masked:
             mask = perturbed(sample.target, None, random)
         image = self.dialogue.observe(sample.image, mask, sample.text).image
-        fine = cell_shares(np.stack([mask, self.dataset.scene(index).labels >= 0]), self.grid * _FINE)
+        maps = np.stack([mask, self.dataset.scene(index).labels >= 0])
         pixels, words = self.encoder.pixels(image), self.words(index).reshape(-1, self.grid, self.grid)
         if mirrored:
-            pixels, words, fine = pixels.flip(-1), words[..., ::-1], fine[..., ::-1]
-        parts = fine.reshape(2, self.grid, _FINE, self.grid, _FINE).swapaxes(2, 3)
-        return (
-            pixels,
-            torch.from_numpy(words.reshape(len(words), -1)),
-            torch.from_numpy(parts.reshape(2, self.grid**2, _FINE**2)),
-        )
+            pixels, words, maps = pixels.flip(-1), words[..., ::-1], maps[..., ::-1]
+        parts = part_shares(maps, self.grid)
+        return pixels, torch.from_numpy(words.reshape(len(words), -1)), torch.from_numpy(parts)
 
     def _sample(self, index: int) -> Sample:
         if self._drawn is None or self._drawn[0] != index:
@@ -113,7 +108,7 @@ class _Heads(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.sizes = [len(words) for words in ATTRIBUTES.values()] + [2 * _FINE**2]
+        self.sizes = [len(words) for words in ATTRIBUTES.values()] + [2 * PARTS**2]
         self.norm, self.layer = nn.LayerNorm(channels), nn.Linear(channels, sum(self.sizes))
 
     def forward(self, features: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from segagent.data.mixture import Mixture
 from segagent.data.refshapes import RefShapes, description_words, grammar, meaning
@@ -17,7 +18,7 @@ from segagent.mllm.osprey import Osprey
 from segagent.mllm.testing import TINY_NANO
 from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.training.cell_needs import CellNeeds
-from segagent.training.cell_shares import cell_needs, click_cells
+from segagent.training.cell_shares import PARTS, cell_needs, click_cells
 from segagent.training.click_gaze import ClickGaze
 from segagent.training.collate import IGNORED, Collator
 from segagent.training.generated_states import Alternating, GeneratedStates
@@ -105,9 +106,12 @@ def test_needs_are_shares_of_the_cells():
     target, mask = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
     target[:4, :6] = True
     mask[:4, 2:] = True
-    needs = cell_needs(target, mask, 2).reshape(4, 2, 2)
+    parts = cell_needs(target, mask, 2)
+    needs = parts.mean(-1).reshape(4, 2, 2)
     assert np.allclose(needs[:, 0, 0], [0.5, 0, 0.5, 0]) and np.allclose(needs[:, 0, 1], [0, 0.5, 0.5, 0])
     assert np.allclose(needs[:, 1], [[0, 0], [0, 0], [0, 0], [1, 1]])
+    assert np.allclose(parts[0, 0].reshape(4, 4), [[1, 1, 0, 0]] * 4), "the left half of the first cell is missing"
+    assert np.allclose(parts[1, 1].reshape(4, 4), [[0, 0, 1, 1]] * 4) and not parts[0, 1].any()
 
 
 def test_the_words_of_the_actions_are_four():
@@ -124,7 +128,8 @@ def test_what_a_cell_needs_is_learnt_from_the_middle_of_the_decoder():
     grid = mllm.network.config.grid
     states = GeneratedStates(dataset=pictures(), dialogue=NANO, grid=grid, seed=3)
     batch = Collator(mllm)([states[k] for k in range(8)])
-    assert batch.needs.shape == (8, 4, grid**2) and torch.allclose(batch.needs.sum(1), torch.ones(8, grid**2))
+    assert batch.needs.shape == (8, 4, grid**2, PARTS**2)
+    assert torch.allclose(batch.needs.sum(1), torch.ones(8, grid**2, PARTS**2))
     optimizer = torch.optim.Adam(mllm.network.parameters(), lr=3e-3)
     made = []
     for _ in range(25):
@@ -134,7 +139,10 @@ def test_what_a_cell_needs_is_learnt_from_the_middle_of_the_decoder():
         value.backward()
         optimizer.step()
         made.append(value.item())
-    floor = -(batch.needs * batch.needs.clamp(min=1e-9).log()).sum(1).mean().item()  # shares that are told exactly
+    whole, asked = batch.needs.mean(-1), batch.needs[:, :2]
+    floor = -(whole * whole.clamp(min=1e-9).log()).sum()  # shares that are told exactly
+    floor += F.binary_cross_entropy(asked, asked, reduction="sum") / PARTS**2
+    floor = floor.item() / whole[:, :-1].sum().item()
     assert made[-1] - floor < 0.6 * (made[0] - floor)
     last = mllm.network.language.model.layers[-1]
     mllm.network(**batch.tensors)
