@@ -22,9 +22,10 @@ esac
   simulate.max_clicks=6 simulate.tau_stop=0.95 batch_size=16 "out=$out/trajectories.jsonl" resume=true
 examples=(data=refshapes_mix "data.trajectories=$out/trajectories.jsonl" generated.questions=4 tasks.iou=0
   tasks.perturbed=0.2 validation.limit=40 train.validate_every=2000 "${segmenter[@]}")
-# First clicks, of all of it; then masks of every quality too, behind a tower that stays as it is, down to a rate of nothing.
+# First clicks, then masks of every quality too, down to a rate of nothing.
 "$PYTHON" scripts/train.py "mllm=$out/tower/best" train=nano train.min_lr=0.3 generated.share=0.95 generated.empty=0.9 \
   "${examples[@]}" "out=$out/clicks" resume=true
-"$PYTHON" scripts/train.py "mllm=$out/clicks/best" train=nano train.steps=3600 "train.frozen=[vision]" generated.share=0.9 \
-  generated.empty=0.5 seed=1 "${examples[@]}" "out=$out/policy" resume=true
+"$PYTHON" scripts/train.py "mllm=$out/clicks/best" train=nano train.steps=5200 train.lr=0.0009 train.needs=0.7 \
+  train.auxiliary=0.2 train.digit_decay=0.6 generated.share=0.9 generated.empty=0.6 seed=1 "${examples[@]}" \
+  "out=$out/policy" resume=true
 echo "reproduce_nano: mllm=$out/policy/best ${segmenter[*]}"
