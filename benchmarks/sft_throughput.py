@@ -241,7 +241,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict:
     flops, tokens = counted(vlm, examples, arguments)
     parameters = list(vlm.network.parameters())
     result = {
-        "machine": machine(),
+        "machine": machine(torch.device(arguments.device).type),
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "threads": torch.get_num_threads(),
         "settings": {key: value for key, value in vars(arguments).items() if key != "out"},
