@@ -3,7 +3,6 @@
 An answer holds three numbers and a sign, its picture a hundred cells, and each of them can be asked whether it is
 meant. The description stands before the picture, so every visual token has read it. The words are those of the
 dialogue's actions, and where in the cell it is read off along directions drawn once, so no weight is added for it.
-Without the latter the projector forgets what the tower knows of places within a cell, and with it the second digit.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class TowerPictures:
     """Map from number to (pixels `[3, S, S]` float32, words `[3, T]` int64, shares `[2, T, F]` float32).
 
     shares: of the F parts of each cell, how much is painted, how much shows a thing. Each picture comes twice in a row,
-    with a mask of its own and, every other time, as in a mirror: drawing one takes as long as learning from it.
+    with a mask of its own and, every other time, as in a mirror, so that fewer have to be drawn.
     """
 
     def __init__(self, *, dataset: Dataset, mllm: Osprey, dialogue: Dialogue, masked: float, seed: int) -> None:

@@ -102,6 +102,20 @@ def test_two_sources_take_turns_and_nothing_of_either_is_left_out():
     assert [one.answer for one in made if not one.answer.startswith("t")] == [generated[k].answer for k in range(4)]
 
 
+def learnt(mllm, loss, batch):
+    """25 steps on one batch; the loss of each."""
+    optimizer = torch.optim.Adam(mllm.network.parameters(), lr=3e-3)
+    made = []
+    for _ in range(25):
+        mllm.network(**batch.tensors)
+        value = loss(mllm.network, batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        made.append(value.item())
+    return made
+
+
 def test_needs_are_shares_of_the_cells():
     target, mask = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
     target[:4, :6] = True
@@ -130,23 +144,24 @@ def test_what_a_cell_needs_is_learnt_from_the_middle_of_the_decoder():
     batch = Collator(mllm)([states[k] for k in range(8)])
     assert batch.needs.shape == (8, 4, grid**2, PARTS**2)
     assert torch.allclose(batch.needs.sum(1), torch.ones(8, grid**2, PARTS**2))
-    optimizer = torch.optim.Adam(mllm.network.parameters(), lr=3e-3)
-    made = []
-    for _ in range(25):
-        mllm.network(**batch.tensors)
-        value = loss(mllm.network, batch)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        made.append(value.item())
+    made = learnt(mllm, loss, batch)
     whole, asked = batch.needs.mean(-1), batch.needs[:, :2]
     floor = -(whole * whole.clamp(min=1e-9).log()).sum()  # shares that are told exactly
     floor += F.binary_cross_entropy(asked, asked, reduction="sum") / PARTS**2
     floor = floor.item() / whole[:, :-1].sum().item()
     assert made[-1] - floor < 0.6 * (made[0] - floor)
+    turned = dataclasses.replace(batch, needs=batch.needs.flip(-1))  # the same cells, other parts of them
+    image = batch.tensors["input_ids"] == IMAGE_TOKEN
+    knows = torch.zeros(*image.shape, mllm.network.config.width)
+    knows[image] = (2 * asked.transpose(1, 2).flatten(0, 1).flatten(1) - 1) @ loss.directions
+    told = []
+    for told_of in (batch, turned):
+        loss._hidden = knows
+        told.append(loss(mllm.network, told_of).item())
+    assert told[0] < told[1] - 0.5, "where in the cell it is counts; without it both are alike"
     last = mllm.network.language.model.layers[-1]
     mllm.network(**batch.tensors)
-    optimizer.zero_grad()
+    mllm.network.zero_grad()
     loss(mllm.network, batch).backward()
     assert all(parameter.grad is None for parameter in last.parameters()), "the last layer is for the answer"
     assert (batch.tensors["input_ids"] == IMAGE_TOKEN).sum() == 8 * grid**2
@@ -177,16 +192,19 @@ def test_an_answer_learns_to_look_at_its_click():
         first = [token for token, axis in zip(following, axes[rows == number], strict=True) if axis == 0]
         assert mllm.tokenizer.decode(first) == written.partition(",")[0]
         assert batch.places[number].sum() == pytest.approx(float(click is not None))
-    optimizer = torch.optim.Adam(mllm.network.parameters(), lr=3e-3)
-    made = []
-    for _ in range(25):
-        mllm.network(**batch.tensors)
-        value = loss(mllm.network, batch)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        made.append(value.item())
+    made = learnt(mllm, loss, batch)
     assert made[-1] < 0.7 * made[0]
+    mllm.network(**batch.tensors)
+    (layer,) = loss._weights
+    right = torch.zeros_like(loss._weights[layer])
+    image = batch.tensors["input_ids"] == IMAGE_TOKEN
+    for row, place, axis in zip(rows, places, axes, strict=True):
+        right[row, axis, place, image[row]] = batch.places[row]
+    asked = batch.places[rows]
+    least = -(asked * (asked + 1e-6).log()).sum().item() / len(rows)
+    for weights, exact in ((right, True), (right.flip(1), False)):  # a head for each coordinate, and the other one
+        loss._weights = {layer: weights}
+        assert (loss(mllm.network, batch).item() == pytest.approx(least, abs=1e-4)) is exact
     mllm.network(**batch.tensors)
     nowhere = {"answer": "Finish", "places": np.zeros(grid**2, np.float32)}
     told = Collator(mllm)([dataclasses.replace(example, **nowhere) for example in examples])
