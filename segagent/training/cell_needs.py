@@ -2,7 +2,7 @@
 
 An answer holds three numbers and a sign, its picture a hundred cells, and each of them can be asked whether it is
 meant. The description stands before the picture, so every visual token has read it. The words are those of the
-dialogue's actions, and where in the cell it is read off along directions drawn once, so no weight is added for it.
+dialogue's actions, and all else is read off along directions drawn once, so no weight is added for it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from torch.nn import functional as F
 from segagent.dialogue import Dialogue
 from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.osprey import Osprey
-from segagent.training.cell_shares import PARTS
+from segagent.training.cell_points import BINS, bin_losses
 from segagent.training.collate import SftBatch
-
-_SELDOM = 3.0  # logits begin so far below even odds: most parts of a picture need nothing
 
 
 class CellNeeds:
-    """Cross-entropy of `SftBatch.needs`, see `cell_shares.cell_needs`, over the dialogue's words for the actions: a
-    positive click, a negative one, the end, and the end token for nothing; and of each part of a cell, whether it is
-    missing, and whether it is surplus.
+    """Three cross-entropies. Which share of a cell (`CellTargets.needs`) is missing, surplus, right or none of these,
+    over the dialogue's words for the actions: a positive click, a negative one, the end, and the end token. In which
+    cell the click is, and of which sign (`CellTargets.places`). Where in a cell a click of either sign would go
+    (`CellTargets.points`), the more the deeper it would be.
 
     It is asked of the tokens in the middle of the decoder: the layers behind are those in which an answer reads them.
     mllm: an Osprey. Listens to the network, so that nothing is computed twice. Raises `ValueError` for another family.
@@ -35,8 +34,8 @@ class CellNeeds:
         tokenizer = mllm.tokenizer
         actions = (f"{dialogue.positive}: (", f"{dialogue.negative}: (", dialogue.finish)
         self.tokens = [tokenizer.encode(action)[0] for action in actions] + [tokenizer.end_tokens[0]]
-        directions = torch.randn(2 * PARTS**2, mllm.network.config.width, generator=torch.Generator().manual_seed(0))
-        self.directions = F.normalize(directions, dim=-1)
+        drawn = torch.randn(2 + 4 * BINS, mllm.network.config.width, generator=torch.Generator().manual_seed(0))
+        self.directions = F.normalize(drawn, dim=-1)
         self._hidden: Tensor | None = None
         layers = mllm.network.language.model.layers
         layers[(len(layers) - 1) // 2].register_forward_hook(self._listen)
@@ -45,17 +44,29 @@ class CellNeeds:
         self._hidden = output
 
     def __call__(self, network: nn.Module, batch: SftBatch) -> Tensor:
-        """The sum over all cells of the last forward pass, for each that needs something or is right.
+        """The sum of the three for the last forward pass: a mean over what is shown or asked for, over the clicks, and
+        over the depths of what needs a click."""
+        hidden, self._hidden, asked = self._hidden, None, batch.asked
+        seen = network.language.model.norm(hidden[batch.tensors["input_ids"] == IMAGE_TOKEN])
+        told = (seen @ self.directions.to(seen).T).float().view(len(asked.needs), -1, len(self.directions))
+        where, bins = told[..., :2], told[..., 2:].unflatten(-1, (2, -1))  # of each sign
+        return self._shares(network, seen, asked.needs) + _pointed(where, asked.places) + _within(bins, asked.points)
 
-        Most of a picture is neither: a mean over all cells would say little of what is asked for.
-        """
-        hidden, self._hidden = self._hidden, None
-        seen = hidden[batch.tensors["input_ids"] == IMAGE_TOKEN]
+    def _shares(self, network: nn.Module, seen: Tensor, needs: Tensor) -> Tensor:
+        # Most of a picture needs nothing: a mean over all cells would say little of what is asked for.
         words = network.language.get_output_embeddings().weight[torch.tensor(self.tokens, device=seen.device)]
-        seen = network.language.model.norm(seen)
         said = torch.log_softmax((seen @ words.T).float(), -1)
-        needs = batch.needs.transpose(1, 2).flatten(0, 1)  # a cell each
-        whole = needs.mean(-1)
-        told = (seen @ self.directions.to(seen).T).float() - _SELDOM
-        parts = F.binary_cross_entropy_with_logits(told, needs[:, :2].flatten(1), reduction="sum") / PARTS**2
-        return (parts - (whole * said).sum()) / whole[:, :-1].sum().clamp(min=1)
+        return -(needs.transpose(1, 2).flatten(0, 1) * said).sum() / needs[:, :-1].sum().clamp(min=1)
+
+
+def _pointed(where: Tensor, places: Tensor) -> Tensor:
+    """where: `[B, T, 2]` logits. places: `[B, 2, T]`."""
+    said = torch.log_softmax(where.transpose(1, 2).flatten(1), -1)
+    return -(places.flatten(1) * said).sum() / places.sum().clamp(min=1)
+
+
+def _within(bins: Tensor, points: Tensor) -> Tensor:
+    """bins: `[B, T, 2, 2 * BINS]` logits. points: `[B, 2, T, 3]`."""
+    depths = points[..., 2].transpose(1, 2)
+    weights = depths / depths.amax((1, 2), keepdim=True).clamp(min=1e-6)
+    return (weights * bin_losses(bins, points.transpose(1, 2))).sum() / weights.sum().clamp(min=1)

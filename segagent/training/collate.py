@@ -7,9 +7,10 @@ refused there, never cut.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from segagent.environment import stable_generator
 from segagent.mllm.base import MLLM
+from segagent.training.cell_targets import CellTargets
 from segagent.training.examples import Example, Examples
 
 IGNORED = -100
@@ -29,8 +31,7 @@ class SftBatch:
     """numbers: `[B]` which examples of the run. tensors: what the network takes, labels left out.
 
     labels: `[B, L]` int64, -100 everywhere but on what is learnt. weights: `[B, L]` float32, of the tokens. cells:
-    `[B, 3, T]` int64, see `visual_words.CellWords`; needs: `[B, 4, T, P]` and places: `[B, T]` float32, see
-    `cell_shares`; None where the examples have none.
+    `[B, 3, T]` int64, see `visual_words.CellWords`; asked: see `cell_targets`; None where the examples have none.
     """
 
     numbers: tuple[int, ...]
@@ -38,8 +39,7 @@ class SftBatch:
     labels: Tensor
     weights: Tensor
     cells: Tensor | None = None
-    needs: Tensor | None = None
-    places: Tensor | None = None
+    asked: CellTargets | None = None
 
     def token_weights(self) -> Tensor:
         """`[B, L]` float32: weight of each token of `labels`, 0 where nothing is learnt."""
@@ -82,9 +82,8 @@ class Collator:
             tensors=tensors,
             labels=labels,
             weights=self._digit_weights(labels) * torch.tensor([[example.weight] for example in examples]),
-            cells=_stacked([example.cells for example in examples]),
-            needs=_stacked([example.needs for example in examples]),
-            places=_stacked([example.places for example in examples]),
+            cells=_all_or_none([example.cells for example in examples], lambda all: torch.from_numpy(np.stack(all))),
+            asked=_all_or_none([example.asked for example in examples], CellTargets.stacked),
         )
 
     def _digit_weights(self, labels: Tensor) -> Tensor:
@@ -99,8 +98,8 @@ class Collator:
         return weights
 
 
-def _stacked(arrays: Sequence[np.ndarray | None]) -> Tensor | None:
-    return torch.from_numpy(np.stack(arrays)) if all(array is not None for array in arrays) else None
+def _all_or_none(parts: Sequence[Any | None], stack: Callable[[Sequence[Any]], Any]) -> Any | None:
+    return stack(parts) if all(part is not None for part in parts) else None
 
 
 class BatchPlan:

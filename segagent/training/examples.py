@@ -18,7 +18,7 @@ from segagent.data.trajectories import trajectory_from_json
 from segagent.dialogue import Dialogue, Observation
 from segagent.environment import stable_generator
 from segagent.masks import bounding_box, decode_rle, iou, next_click
-from segagent.training.cell_shares import cell_needs, click_cells
+from segagent.training.cell_targets import CellTargets
 from segagent.training.mask_noise import perturbed
 from segagent.training.trajectory_index import TASKS, StateTable, iou_of_state
 from segagent.types import Sample, Trajectory
@@ -75,8 +75,7 @@ class Example:
 
     open: the reply may go on after the answer, so that its end is not learnt. weight: of its tokens in the loss.
     sample: the picture with its target. mask: `[H, W]` bool, the one shown. cells: what the cells of the picture show,
-    see `visual_words.CellWords`; needs: what they need, places: where the click is among them, see `cell_shares`; None
-    where it is not asked for.
+    see `visual_words.CellWords`; asked: what they need, see `cell_targets.CellTargets`; None where it is not asked for.
     """
 
     number: int
@@ -88,8 +87,7 @@ class Example:
     open: bool = False
     weight: float = 1.0
     cells: np.ndarray | None = None
-    needs: np.ndarray | None = None
-    places: np.ndarray | None = None
+    asked: CellTargets | None = None
 
 
 @lru_cache(maxsize=2)
@@ -108,7 +106,7 @@ class Examples:
     states, paths: the table and the files that it is of. dataset: the pictures. dialogue: how the model speaks. seen:
     of dialogues in absolute pixels, see `MLLM.seen_size`: a function (width, height) -> size, else None. weights: task
     -> weight in the loss (1 where not named). cells: index in the dataset -> `Example.cells`. grid: cells a side of
-    `Example.needs` and `places`, None for none. seed: of order and tasks.
+    `Example.asked`, None for none. seed: of order and tasks.
     """
 
     def __init__(
@@ -183,8 +181,9 @@ class Examples:
             open=set(said) == {"predicted_iou"},
             weight=self.weights.get(task, 1.0),
             cells=None if self.cells is None else self.cells(int(self.states.sample[row])),
-            needs=None if self.grid is None or sample.target is None else cell_needs(sample.target, mask, self.grid),
-            places=None if self.grid is None else click_cells(said.get("click"), mask.shape, self.grid),
+            asked=None
+            if self.grid is None or sample.target is None
+            else CellTargets.of(sample.target, mask, said.get("click"), self.grid),
         )
 
     def _perturbed(self, sample: Sample, mask: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, dict]:

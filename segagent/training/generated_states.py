@@ -16,7 +16,7 @@ from segagent.data.base import Dataset
 from segagent.dialogue import Dialogue
 from segagent.environment import stable_generator
 from segagent.masks import iou, next_click
-from segagent.training.cell_shares import cell_needs, click_cells
+from segagent.training.cell_targets import CellTargets
 from segagent.training.examples import Example, Examples
 from segagent.training.mask_noise import perturbed
 from segagent.types import Sample
@@ -81,8 +81,7 @@ class GeneratedStates:
             sample=sample,
             mask=mask,
             cells=None if self.cells is None else self.cells(index),
-            needs=None if self.grid is None else cell_needs(sample.target, mask, self.grid),
-            places=None if self.grid is None else click_cells(click, mask.shape, self.grid),
+            asked=None if self.grid is None else CellTargets.of(sample.target, mask, click, self.grid),
         )
 
     def _mask(self, sample: Sample, index: int, random: np.random.Generator) -> np.ndarray:

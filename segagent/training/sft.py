@@ -59,8 +59,7 @@ def answer_losses(network: nn.Module, batch: SftBatch) -> tuple[Tensor, Tensor, 
 def placed(batch: SftBatch, device: torch.device) -> SftBatch:
     """The batch with its tensors on a device."""
     tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}
-    parts = (batch.cells, batch.needs, batch.places)
-    asked = (None if part is None else part.to(device) for part in parts)
+    asked = (None if part is None else part.to(device) for part in (batch.cells, batch.asked))
     return SftBatch(batch.numbers, tensors, batch.labels.to(device), batch.weights.to(device), *asked)
 
 

@@ -1,6 +1,5 @@
-"""Dense pre-training of nano's tower: each cell of a generated picture is asked what it shows, where it is painted.
-
-Where in the cell thing and mask lie is asked on a finer grid: clicks are put more exactly than a cell is wide.
+"""Dense pre-training of nano's tower: each cell of a generated picture is asked what it shows, what of it is painted,
+and where in it a click would go if the thing it shows were the one that is asked for.
 
 The stand-in for a tower that saw captions of the web. What it is shown are pictures as the policy will see them, with a
 mask painted over half of them, so that the paint and what lies under it are told apart. Picture k of a run depends on
@@ -27,7 +26,8 @@ from segagent.devices import autocast
 from segagent.dialogue import Dialogue
 from segagent.environment import stable_generator
 from segagent.mllm.osprey import Osprey
-from segagent.training.cell_shares import PARTS, part_shares
+from segagent.training.cell_points import BINS, bin_losses, deepest_points, region_depths
+from segagent.training.cell_shares import cell_shares
 from segagent.training.collate import single_thread, without_weights
 from segagent.training.mask_noise import perturbed
 from segagent.training.optimization import OptimizerSettings, learning_rate, set_learning_rate
@@ -36,7 +36,8 @@ from segagent.training.training_log import CsvTable
 from segagent.training.visual_words import ATTRIBUTES, NOTHING, CellWords
 from segagent.types import Sample
 
-COLUMNS = ("step", "loss", *(f"{name}_accuracy" for name in ATTRIBUTES), "mask_error", "lr", "samples_per_second")
+_ACCURACIES = tuple(f"{name}_accuracy" for name in ATTRIBUTES)
+COLUMNS = ("step", "loss", *_ACCURACIES, "mask_error", "place_error", "lr", "samples_per_second")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +68,12 @@ class PretrainSettings:
 
 
 class TowerPictures:
-    """Map from number to (pixels `[3, S, S]` float32, words `[3, T]` int64, shares `[2, T, F]` float32).
+    """Map from number to (pixels `[3, S, S]` float32, words `[3, T]` int64, shares `[2, T]` float32, points `[2, T, 3]`
+    float32).
 
-    shares: of the F parts of each cell, how much is painted, how much shows a thing. Each picture comes twice in a row,
-    with a mask of its own and, every other time, as in a mirror, so that fewer have to be drawn.
+    shares: how much of a cell is painted, how much shows a thing. points: see `deepest_points`, of what the mask lacks
+    of the thing that the cell shows, and of what it has beside the thing it was made for. Each picture comes twice in a
+    row, with a mask of its own and, every other time, as in a mirror, so that fewer have to be drawn.
     """
 
     def __init__(self, *, dataset: Dataset, mllm: Osprey, dialogue: Dialogue, masked: float, seed: int) -> None:
@@ -80,7 +83,7 @@ class TowerPictures:
         self.words = CellWords(dataset, self.grid)
         self._drawn: tuple[int, Sample] | None = None
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         random = stable_generator("tower", self.seed, number)
         index, mirrored = divmod(number, 2)
         index %= len(self.dataset)
@@ -88,13 +91,24 @@ class TowerPictures:
         mask = np.zeros(sample.target.shape, bool)
         if random.random() < self.masked:
             mask = perturbed(sample.target, None, random)
-        image = self.dialogue.observe(sample.image, mask, sample.text).image
-        maps = np.stack([mask, self.dataset.scene(index).labels >= 0])
-        pixels, words = self.encoder.pixels(image), self.words(index).reshape(-1, self.grid, self.grid)
+        pixels = self.encoder.pixels(self.dialogue.observe(sample.image, mask, sample.text).image)
+        words, things, labels = self.words(index), self.words.things(index), self.dataset.scene(index).labels
+        depths = np.stack([self._lacking(things, labels, mask), region_depths(mask & ~sample.target)])
+        maps = np.stack([mask, labels >= 0])
         if mirrored:
-            pixels, words, maps = pixels.flip(-1), words[..., ::-1], maps[..., ::-1]
-        parts = part_shares(maps, self.grid)
-        return pixels, torch.from_numpy(words.reshape(len(words), -1)), torch.from_numpy(parts)
+            pixels, maps, depths = pixels.flip(-1), maps[..., ::-1], depths[..., ::-1]
+            words = np.ascontiguousarray(words.reshape(-1, self.grid, self.grid)[..., ::-1]).reshape(words.shape)
+        shares = cell_shares(maps, self.grid).reshape(2, -1)
+        return pixels, *(torch.from_numpy(array) for array in (words, shares, deepest_points(depths, self.grid)))
+
+    def _lacking(self, things: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Depths of what the mask lacks, in each cell of the thing that it shows."""
+        depths = np.zeros(labels.shape, np.float32)
+        for thing in np.unique(labels[labels >= 0]):
+            depths += region_depths((labels == thing) & ~mask)
+        rows, columns = (np.arange(size) * self.grid // size for size in labels.shape)
+        shown = things.reshape(self.grid, self.grid)[np.ix_(rows, columns)]
+        return np.where(labels == shown, depths, 0)
 
     def _sample(self, index: int) -> Sample:
         if self._drawn is None or self._drawn[0] != index:
@@ -103,17 +117,17 @@ class TowerPictures:
 
 
 class _Heads(nn.Module):
-    """One linear layer for all questions: `[B, T, C]` -> logits of each attribute's words, and of what each part of
-    a cell shows, `[B, 2, T, F]`."""
+    """One linear layer for all questions: `[B, T, C]` -> logits of each attribute's words, of both shares `[B, T, 2]`,
+    depths of both points `[B, T, 2]`, logits of their bins `[B, T, 2, 2 * BINS]`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.sizes = [len(words) for words in ATTRIBUTES.values()] + [2 * PARTS**2]
+        self.sizes = [len(words) for words in ATTRIBUTES.values()] + [2, 2, 4 * BINS]
         self.norm, self.layer = nn.LayerNorm(channels), nn.Linear(channels, sum(self.sizes))
 
-    def forward(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
-        *words, parts = self.layer(self.norm(features)).split(self.sizes, -1)
-        return words, parts.unflatten(-1, (2, -1)).transpose(1, 2)
+    def forward(self, features: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        *words, shares, depths, bins = self.layer(self.norm(features)).split(self.sizes, -1)
+        return words, shares, depths, bins.unflatten(-1, (2, -1))
 
 
 class TowerTrainer:
@@ -184,17 +198,22 @@ class TowerTrainer:
 
     def _step(self, progress: Progress, batch: list[Tensor]) -> dict[str, float]:
         began = time.perf_counter()
-        pixels, words, shares = (tensor.to(self.device) for tensor in batch)
+        pixels, words, shares, points = (tensor.to(self.device) for tensor in batch)
         rate = learning_rate(progress.step, self.settings.steps, self.rates)
         set_learning_rate(self.optimizer, rate)
         self.trained.train()
         with autocast(self.device, self.settings.precision):
-            said, parts = self.trained["heads"](self.trained["tower"](pixels))
+            said, painted, depths, bins = self.trained["heads"](self.trained["tower"](pixels))
         # Most cells show nothing: that is told by the shares, and would drown what the others have to say.
         shown = words[:, 0] != NOTHING
         named = [made.float()[shown] for made in said] if shown.any() else []
         losses = [F.cross_entropy(made, words[:, which][shown]) for which, made in enumerate(named)]
-        loss = sum(losses) + F.binary_cross_entropy_with_logits(parts.float(), shares) * 2  # one for each map
+        loss = sum(losses) + F.binary_cross_entropy_with_logits(painted.float(), shares.transpose(1, 2)) * 2
+        points = points.transpose(1, 2)
+        held = points[..., 2] > 0
+        loss = loss + F.smooth_l1_loss(depths.float(), points[..., 2]) * 2
+        if held.any():
+            loss = loss + bin_losses(bins[held], points[held]).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.settings.clip_norm)
@@ -205,7 +224,9 @@ class TowerTrainer:
         figures = {"loss": float(loss.detach()), **{f"{name}_accuracy": 0.0 for name in ATTRIBUTES}}
         for which, (name, made) in enumerate(zip(ATTRIBUTES, named, strict=False)):
             figures[f"{name}_accuracy"] = float((made.argmax(-1) == words[:, which][shown]).float().mean())
-        figures["mask_error"] = float((parts[:, 0].float().sigmoid() - shares[:, 0]).abs().mean().detach())
+        figures["mask_error"] = float((painted[..., 0].float().sigmoid() - shares[:, 0]).abs().mean().detach())
+        nearest = bins.unflatten(-1, (2, BINS)).argmax(-1)
+        figures["place_error"] = float((nearest - points[..., :2])[held].abs().mean()) / BINS
         seconds = time.perf_counter() - began
         self.log.add(step=progress.step, **figures, lr=rate, samples_per_second=len(pixels) / seconds)
         return figures

@@ -20,7 +20,7 @@ from segagent.training.collate import SftBatch
 # What is asked of a cell, as attributes of a thing, each with all the words there are for it.
 ATTRIBUTES = {"color": tuple(COLORS), "noun": tuple(BUILDERS), "pattern": PATTERNS}
 NOTHING = -1  # a cell of background
-_LEAST = 0.2  # a thing that covers less of a cell does not name it
+_LEAST = 0.1  # a thing that covers less of a cell does not name it
 
 
 class CellWords:
@@ -39,14 +39,19 @@ class CellWords:
 
     def __call__(self, index: int) -> np.ndarray:
         """`[3, grid * grid]` int64 in reading order: indices into the words of `ATTRIBUTES`, or `NOTHING`."""
+        things, scene = self.things(index), self.dataset.scene(index)
+        known = [[names.index(getattr(thing, of)) for thing in scene.things] for of, names in ATTRIBUTES.items()]
+        words = np.full((len(ATTRIBUTES), len(things)), NOTHING, np.int64)
+        words[:, things != NOTHING] = np.array(known, np.int64)[:, things[things != NOTHING]]
+        return words
+
+    def things(self, index: int) -> np.ndarray:
+        """`[grid * grid]` int64: which thing of the scene covers most of the cell, or `NOTHING`."""
         scene = self.dataset.scene(index)
-        words = np.full((len(ATTRIBUTES), self.grid, self.grid), NOTHING, np.int64)
-        if scene.things:
-            shares = cell_shares(scene.labels == np.arange(len(scene.things))[:, None, None], self.grid)
-            most, named = shares.argmax(0), shares.max(0) >= _LEAST
-            known = [[names.index(getattr(thing, of)) for thing in scene.things] for of, names in ATTRIBUTES.items()]
-            words[:, named] = np.array(known)[:, most[named]]
-        return words.reshape(len(ATTRIBUTES), -1)
+        if not scene.things:
+            return np.full(self.grid**2, NOTHING, np.int64)
+        shares = cell_shares(scene.labels == np.arange(len(scene.things))[:, None, None], self.grid)
+        return np.where(shares.max(0) >= _LEAST, shares.argmax(0), NOTHING).reshape(-1)
 
 
 class VisualWords:

@@ -12,16 +12,18 @@ from torch.nn import functional as F
 from segagent.data.mixture import Mixture
 from segagent.data.refshapes import RefShapes, description_words, grammar, meaning
 from segagent.dialogue import load_dialogue
-from segagent.masks import error_regions, iou
+from segagent.masks import error_regions, iou, next_click
 from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.osprey import Osprey
 from segagent.mllm.testing import TINY_NANO
 from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.training.cell_needs import CellNeeds
-from segagent.training.cell_shares import PARTS, cell_needs, click_cells
+from segagent.training.cell_points import BINS, bin_losses, deepest_points, region_depths
+from segagent.training.cell_shares import cell_needs, click_cells
 from segagent.training.click_gaze import ClickGaze
 from segagent.training.collate import IGNORED, Collator
 from segagent.training.generated_states import Alternating, GeneratedStates
+from segagent.training.mask_noise import perturbed
 from segagent.types import Click
 
 NANO = load_dialogue("nano")
@@ -120,12 +122,44 @@ def test_needs_are_shares_of_the_cells():
     target, mask = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
     target[:4, :6] = True
     mask[:4, 2:] = True
-    parts = cell_needs(target, mask, 2)
-    needs = parts.mean(-1).reshape(4, 2, 2)
+    needs = cell_needs(target, mask, 2).reshape(4, 2, 2)
     assert np.allclose(needs[:, 0, 0], [0.5, 0, 0.5, 0]) and np.allclose(needs[:, 0, 1], [0, 0.5, 0.5, 0])
     assert np.allclose(needs[:, 1], [[0, 0], [0, 0], [0, 0], [1, 1]])
-    assert np.allclose(parts[0, 0].reshape(4, 4), [[1, 1, 0, 0]] * 4), "the left half of the first cell is missing"
-    assert np.allclose(parts[1, 1].reshape(4, 4), [[0, 0, 1, 1]] * 4) and not parts[0, 1].any()
+
+
+def test_the_deepest_point_of_a_picture_is_the_annotators_click():
+    random = np.random.default_rng(0)
+    for size in (32, 48, 64):
+        for _ in range(5):
+            region = perturbed(np.pad(np.ones((size // 2,) * 2, bool), size // 4), None, random)
+            click = next_click(region, np.zeros_like(region))
+            x, y, depth = deepest_points(region_depths(region)[None], 1)[0, 0]
+            assert (x, y) == (int(click.x * BINS / size + 0.05), int(click.y * BINS / size + 0.05))
+            assert depth * size == pytest.approx(region_depths(region)[click.y, click.x])
+
+
+def test_the_deepest_point_of_each_cell_is_found():
+    dataset = pictures()
+    target = dataset[0].target
+    grid, depths = 4, region_depths(target)
+    points = deepest_points(np.stack([depths, 0 * depths]), grid)
+    assert not points[1].any() and points[0].any()
+    side = target.shape[0] // grid
+    for cell, (x, y, depth) in enumerate(points[0]):
+        part = depths.reshape(grid, side, grid, side).swapaxes(1, 2).reshape(-1, side, side)[cell]
+        down, across = np.unravel_index(part.argmax(), part.shape)
+        assert depth == pytest.approx(part.max() / side)
+        assert (x, y) == ((across * BINS // side, down * BINS // side) if part.any() else (0, 0))
+
+
+def test_a_neighbouring_bin_is_less_wrong_than_a_far_one():
+    points = torch.tensor([[4.0, 7.0, 1.0]])
+    losses = []
+    for x in (4, 5, 9):
+        logits = torch.zeros(1, 2, BINS)
+        logits[0, 0, x], logits[0, 1, 7] = 5, 5
+        losses.append(bin_losses(logits.flatten(1), points).item())
+    assert losses[0] < losses[1] < losses[2]
 
 
 def test_the_words_of_the_actions_are_four():
@@ -142,23 +176,13 @@ def test_what_a_cell_needs_is_learnt_from_the_middle_of_the_decoder():
     grid = mllm.network.config.grid
     states = GeneratedStates(dataset=pictures(), dialogue=NANO, grid=grid, seed=3)
     batch = Collator(mllm)([states[k] for k in range(8)])
-    assert batch.needs.shape == (8, 4, grid**2, PARTS**2)
-    assert torch.allclose(batch.needs.sum(1), torch.ones(8, grid**2, PARTS**2))
+    asked = batch.asked
+    assert asked.needs.shape == (8, 4, grid**2) and torch.allclose(asked.needs.sum(1), torch.ones(8, grid**2))
+    assert asked.points.shape == (8, 2, grid**2, 3) and asked.places.shape == (8, 2, grid**2)
     made = learnt(mllm, loss, batch)
-    whole, asked = batch.needs.mean(-1), batch.needs[:, :2]
-    floor = -(whole * whole.clamp(min=1e-9).log()).sum()  # shares that are told exactly
-    floor += F.binary_cross_entropy(asked, asked, reduction="sum") / PARTS**2
-    floor = floor.item() / whole[:, :-1].sum().item()
+    floor = -(asked.needs * asked.needs.clamp(min=1e-9).log()).sum()  # shares that are told exactly
+    floor = floor.item() / asked.needs[:, :-1].sum().item()
     assert made[-1] - floor < 0.6 * (made[0] - floor)
-    turned = dataclasses.replace(batch, needs=batch.needs.flip(-1))  # the same cells, other parts of them
-    image = batch.tensors["input_ids"] == IMAGE_TOKEN
-    knows = torch.zeros(*image.shape, mllm.network.config.width)
-    knows[image] = (2 * asked.transpose(1, 2).flatten(0, 1).flatten(1) - 1) @ loss.directions
-    told = []
-    for told_of in (batch, turned):
-        loss._hidden = knows
-        told.append(loss(mllm.network, told_of).item())
-    assert told[0] < told[1] - 0.5, "where in the cell it is counts; without it both are alike"
     last = mllm.network.language.model.layers[-1]
     mllm.network(**batch.tensors)
     mllm.network.zero_grad()
@@ -167,47 +191,80 @@ def test_what_a_cell_needs_is_learnt_from_the_middle_of_the_decoder():
     assert (batch.tensors["input_ids"] == IMAGE_TOKEN).sum() == 8 * grid**2
 
 
-def test_a_click_lies_between_the_centres_of_four_cells():
-    cells = click_cells(Click(39, 19), (40, 80), 4).reshape(4, 4)  # cells of 10 x 20; the click's centre: 39.5, 19.5
-    assert np.allclose(cells[1, 1], 0.55 * 0.525) and np.allclose(cells[1, 2], 0.55 * 0.475)
-    assert np.allclose(cells[2, 1], 0.45 * 0.525) and np.allclose(cells.sum(), 1)
-    corner = click_cells(Click(0, 0), (40, 80), 4).reshape(4, 4)
-    assert corner[0, 0] == 1 and click_cells(Click(79, 39), (40, 80), 4)[-1] == 1
+@pytest.mark.parametrize("part", ["places", "points"])
+def test_where_the_click_is_counts(part):
+    mllm = nano()
+    loss = CellNeeds(mllm, NANO)
+    states = GeneratedStates(dataset=pictures(), dialogue=NANO, grid=mllm.network.config.grid, seed=3)
+    batch = Collator(mllm)([states[k] for k in range(8)])
+    asked = batch.asked
+    if part == "places":
+        codes = asked.places.transpose(1, 2) @ loss.directions[:2]
+        other = dataclasses.replace(asked, places=asked.places.roll(1, -1))
+    else:  # one of BINS for each axis of each sign
+        bins = F.one_hot(asked.points[..., :2].long(), BINS).transpose(1, 2).flatten(2).float()
+        codes = bins @ loss.directions[2:]
+        other = dataclasses.replace(
+            asked, points=(asked.points + torch.tensor([3.0, 0, 0])) % torch.tensor([10, 10, 9])
+        )
+    image = batch.tensors["input_ids"] == IMAGE_TOKEN
+    knows = torch.zeros(*image.shape, mllm.network.config.width)
+    knows[image] = 4 * codes.flatten(0, 1)
+    told = []
+    for targets in (asked, other):
+        loss._hidden = knows
+        told.append(loss(mllm.network, dataclasses.replace(batch, asked=targets)).item())
+    assert told[0] < told[1] - 0.5
+
+
+def test_a_click_is_in_one_cell():
+    cells = click_cells(Click(39, 19), (40, 80), 4).reshape(2, 4, 4)  # cells of 10 x 20
+    assert cells[0, 1, 1] == 1 and cells.sum() == 1
+    assert click_cells(Click(79, 39, is_positive=False), (40, 80), 4)[1, -1] == 1
     assert not click_cells(None, (40, 80), 4).any()
 
 
-def test_an_answer_learns_to_look_at_its_click():
+def test_an_answer_learns_where_to_look():
     mllm = nano()
     loss = ClickGaze(mllm, NANO)
+    loss.heads = 3  # as if there were so many
     grid = mllm.network.config.grid
     states = GeneratedStates(dataset=pictures(), dialogue=NANO, grid=grid, seed=3)
     examples = [states[k] for k in range(8)]
     batch = Collator(mllm)(examples)
-    rows, places, axes = loss._coordinates(batch.labels)
+    queries = loss.queries(batch.labels)
+    rows, places, heads = queries
+    asked = loss.wanted(batch, queries)
     for number, example in enumerate(examples):
-        following = batch.labels[number, places[rows == number] + 1].tolist()
-        click = NANO.parse(example.answer, width=128, height=128).click
-        written = "" if click is None else example.answer.split("point: (")[1]
-        assert mllm.tokenizer.decode(following) == written
-        first = [token for token, axis in zip(following, axes[rows == number], strict=True) if axis == 0]
-        assert mllm.tokenizer.decode(first) == written.partition(",")[0]
-        assert batch.places[number].sum() == pytest.approx(float(click is not None))
+        following, told = batch.labels[number, places[rows == number] + 1], heads[rows == number]
+        of = {head: mllm.tokenizer.decode(following[told == head].tolist()) for head in range(3)}
+        reply = NANO.parse(example.answer, width=128, height=128)
+        assert of[2] == str(round(100 * reply.predicted_iou))
+        written = example.answer.partition(", ")[2] if reply.click else ""
+        assert of[0].strip(", ") + of[1] == written.replace("),", ")"), (
+            "the sign and the first coordinate, then the rest"
+        )
+        assert batch.asked.places[number].sum() == float(reply.click is not None)
+        held = batch.asked.needs[number, :3].sum(0)
+        assert torch.allclose(asked[(rows == number) & (heads == 2)][0], held / held.sum())
+        right = asked[(rows == number) & (heads == 2)][0] @ (batch.asked.needs[number, 2] / held.clamp(min=1e-9))
+        assert right.item() == pytest.approx(iou(example.mask, example.sample.target), abs=0.01)
+    loss.heads = mllm.network.config.heads
     made = learnt(mllm, loss, batch)
-    assert made[-1] < 0.7 * made[0]
+    assert made[-1] < 0.8 * made[0]
     mllm.network(**batch.tensors)
     (layer,) = loss._weights
-    right = torch.zeros_like(loss._weights[layer])
     image = batch.tensors["input_ids"] == IMAGE_TOKEN
-    for row, place, axis in zip(rows, places, axes, strict=True):
-        right[row, axis, place, image[row]] = batch.places[row]
-    asked = batch.places[rows]
-    least = -(asked * (asked + 1e-6).log()).sum().item() / len(rows)
-    for weights, exact in ((right, True), (right.flip(1), False)):  # a head for each coordinate, and the other one
+    looked = torch.zeros(len(image), 3, *loss._weights[layer].shape[2:])
+    for number, (row, place, head) in enumerate(zip(rows, places, heads, strict=True)):
+        looked[row, head, place, image[row]] = asked[number]
+    loss.heads = 3
+    least = -(asked * (asked + 1e-6).log()).sum().item() / len(asked)
+    for weights, exact in ((looked, True), (looked.flip(1), False)):  # each its own head, and another one
         loss._weights = {layer: weights}
         assert (loss(mllm.network, batch).item() == pytest.approx(least, abs=1e-4)) is exact
     mllm.network(**batch.tensors)
-    nowhere = {"answer": "Finish", "places": np.zeros(grid**2, np.float32)}
-    told = Collator(mllm)([dataclasses.replace(example, **nowhere) for example in examples])
+    told = Collator(mllm)([dataclasses.replace(example, answer="Finish") for example in examples])
     mllm.network(**told.tensors)
     assert float(loss(mllm.network, told)) == 0
     with pytest.raises(ValueError, match=r"train.gaze: is for nano and its like, not for str"):

@@ -48,7 +48,7 @@ def nano():
 
 
 def table(folder):
-    return [row.split(",")[:7] for row in (folder / "train.csv").read_text().splitlines()]
+    return [row.split(",")[:8] for row in (folder / "train.csv").read_text().splitlines()]
 
 
 def test_cells_are_named_after_what_covers_them():
@@ -61,7 +61,7 @@ def test_cells_are_named_after_what_covers_them():
             cell = scene.labels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
             most = max(range(len(scene.things)), key=lambda thing: (cell == thing).sum())
             thing = scene.things[most]
-            assert (cell == most).mean() >= 0.2
+            assert (cell == most).mean() >= 0.1
             said = [names[of[y, x]] for names, of in zip(ATTRIBUTES.values(), (colors, nouns, patterns), strict=True)]
             assert said == [thing.color, thing.noun, thing.pattern]
     mixed = Mixture(datasets={"a": dataset, "b": RefShapes(subset="refshapes-thin", split="train", limit=6, size=128)})
@@ -132,15 +132,19 @@ def test_every_picture_comes_a_second_time_as_in_a_mirror():
     dataset = RefShapes(subset="refshapes", split="train", limit=4, size=128)
     pictures = TowerPictures(dataset=dataset, mllm=nano(), dialogue=load_dialogue("nano"), masked=0.0, seed=0)
     for number in (0, 4):
-        plain, words, shares = pictures[number]
-        mirrored, other_words, other_shares = pictures[number + 1]
+        plain, words, shares, points = pictures[number]
+        mirrored, other_words, other_shares, other_points = pictures[number + 1]
         assert torch.equal(mirrored, plain.flip(-1)) and not torch.equal(mirrored, plain)
         assert torch.equal(other_words.view(3, 4, 4), words.view(3, 4, 4).flip(-1))
-        wanted = shares.view(2, 4, 4, 4, 4).flip(2, 4)  # maps, cells down and across, parts down and across
-        assert torch.equal(other_shares.view(2, 4, 4, 4, 4), wanted)
+        assert torch.equal(other_shares.view(2, 4, 4), shares.view(2, 4, 4).flip(-1))
+        wanted, found = points.view(2, 4, 4, 3).flip(2), other_points.view(2, 4, 4, 3)
+        assert torch.equal(found[..., 2], wanted[..., 2]) and found[0].any() and not found[1].any()
+        alone = wanted[..., 2] > wanted[..., 2].median()  # where pixels are equally deep, a mirror shows another first
+        assert ((found + wanted)[..., 0][alone] - 9).abs().median() <= 1
     assert not torch.equal(pictures[4][0], pictures[0][0])
     painted = TowerPictures(dataset=dataset, mllm=nano(), dialogue=load_dialogue("nano"), masked=1.0, seed=0)
-    assert not torch.equal(painted[0][2][0], painted[1][2][0].view(4, 4, 4, 4).flip(1, 3).reshape(16, 16))
+    assert not torch.equal(painted[0][2][0], painted[1][2][0].view(4, 4).flip(1).reshape(-1))
+    assert painted[0][3][1].any(), "what is painted beside the thing"
 
 
 def test_only_the_tower_moves_and_the_folder_is_a_model(script, tmp_path):
