@@ -17,15 +17,18 @@ case "${2:-all}" in
     ;;
   *) fail "$2: say policy, or nothing" ;;
 esac
-"$PYTHON" scripts/pretrain_tower.py "out=$out/tower" resume=true
-"$PYTHON" scripts/simulate.py data=refshapes_mix data.datasets.short.split=train data.limit=4300 "${segmenter[@]}" \
-  simulate.max_clicks=6 simulate.tau_stop=0.95 batch_size=16 "out=$out/trajectories.jsonl" resume=true
-examples=(data=refshapes_mix "data.trajectories=$out/trajectories.jsonl" generated.questions=4 tasks.iou=0
-  tasks.perturbed=0.2 validation.limit=40 train.validate_every=2000 "${segmenter[@]}")
+"$PYTHON" scripts/pretrain_tower.py threads=1 "out=$out/tower" resume=true  # the other core draws the pictures
+# The annotator's work from nothing, and from masks of every quality: those of random points in the targets' boxes.
+states=(data=refshapes_mix data.datasets.short.split=train data.limit=4300 "${segmenter[@]}" batch_size=16 resume=true)
+"$PYTHON" scripts/simulate.py "${states[@]}" simulate.max_clicks=6 simulate.tau_stop=0.95 "out=$out/empty.jsonl"
+"$PYTHON" scripts/simulate.py "${states[@]}" simulate.max_clicks=2 simulate.tau_stop=null init=random_points \
+  "out=$out/points.jsonl"
+examples=(train=nano data=refshapes_mix generated.questions=4 tasks.iou=0 tasks.perturbed=0.2 validation.limit=40
+  "${segmenter[@]}" resume=true)
 # First clicks, then masks of every quality too, down to a rate of nothing.
-"$PYTHON" scripts/train.py "mllm=$out/tower/best" train=nano train.min_lr=0.3 generated.share=0.95 generated.empty=0.9 \
-  "${examples[@]}" "out=$out/clicks" resume=true
-"$PYTHON" scripts/train.py "mllm=$out/clicks/best" train=nano train.steps=5200 train.lr=0.0009 train.needs=0.7 \
-  train.auxiliary=0.2 train.digit_decay=0.6 generated.share=0.9 generated.empty=0.6 seed=1 "${examples[@]}" \
-  "out=$out/policy" resume=true
+"$PYTHON" scripts/train.py "mllm=$out/tower/best" train.steps=2000 train.min_lr=0.75 generated.share=0.95 \
+  generated.empty=0.9 "data.trajectories=$out/empty.jsonl" "${examples[@]}" "out=$out/clicks"
+"$PYTHON" scripts/train.py "mllm=$out/clicks/best" train.gaze=1 train.needs=0.7 generated.share=0.85 \
+  generated.empty=0.6 seed=1 "data.trajectories=[$out/empty.jsonl,$out/points.jsonl]" "${examples[@]}" \
+  "out=$out/policy"
 echo "reproduce_nano: mllm=$out/policy/best ${segmenter[*]}"

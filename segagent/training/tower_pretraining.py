@@ -46,7 +46,7 @@ class PretrainSettings:
     precision: see `devices.autocast`. checkpoint_every: steps. keep: newest checkpoints. masked: share of pictures that
     have a mask painted on. lr, warmup (steps), min_lr (share of lr), weight_decay: AdamW. clip_norm: of gradients."""
 
-    steps: int = 4200
+    steps: int = 8000
     batch_size: int = 32
     workers: int = 1
     precision: str = "bfloat16"
