@@ -7,6 +7,7 @@ refused there, never cut.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -140,8 +141,11 @@ class _Batches:
         return len(self.numbers)
 
 
-def single_thread(_: int) -> None:
-    """Workers are many: each keeps to one thread."""
+def quiet_worker(_: int) -> None:
+    """Workers are many: each keeps to one thread. And they take only the time that the training process leaves: on a
+    CPU its threads wait for each other, so that whoever interrupts one of them stops all."""
+    if hasattr(os, "nice"):
+        os.nice(19)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
@@ -159,7 +163,7 @@ def sft_batches(
         collate_fn=collator,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=single_thread,
+        worker_init_fn=quiet_worker,
         # As for the segmenter: neither `fork` (thread pools) nor `forkserver` (outlives a killed training).
         multiprocessing_context="spawn" if workers else None,
     )

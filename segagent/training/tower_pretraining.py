@@ -28,7 +28,7 @@ from segagent.environment import stable_generator
 from segagent.mllm.osprey import Osprey
 from segagent.training.cell_points import BINS, bin_losses, deepest_points, region_depths
 from segagent.training.cell_shares import cell_shares
-from segagent.training.collate import single_thread, without_weights
+from segagent.training.collate import quiet_worker, without_weights
 from segagent.training.mask_noise import perturbed
 from segagent.training.optimization import OptimizerSettings, learning_rate, set_learning_rate
 from segagent.training.run_folder import Progress, TrainingFolder
@@ -191,7 +191,7 @@ class TowerTrainer:
             batch_sampler=[range(number * size, (number + 1) * size) for number in range(step, end)],
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=single_thread,
+            worker_init_fn=quiet_worker,
             multiprocessing_context="spawn" if workers else None,
         )
         return iter(loader)
