@@ -241,9 +241,7 @@ def test_an_answer_learns_where_to_look():
         reply = NANO.parse(example.answer, width=128, height=128)
         assert of[2] == str(round(100 * reply.predicted_iou))
         written = example.answer.partition(", ")[2] if reply.click else ""
-        assert of[0].strip(", ") + of[1] == written.replace("),", ")"), (
-            "the sign and the first coordinate, then the rest"
-        )
+        assert of[0].strip(", ") + of[1] == written
         assert batch.asked.places[number].sum() == float(reply.click is not None)
         held = batch.asked.needs[number, :3].sum(0)
         assert torch.allclose(asked[(rows == number) & (heads == 2)][0], held / held.sum())
@@ -251,7 +249,8 @@ def test_an_answer_learns_where_to_look():
         assert right.item() == pytest.approx(iou(example.mask, example.sample.target), abs=0.01)
     loss.heads = mllm.network.config.heads
     made = learnt(mllm, loss, batch)
-    assert made[-1] < 0.8 * made[0]
+    least = -(asked * (asked + 1e-6).log()).sum().item() / len(asked)
+    assert made[-1] - least < 0.7 * (made[0] - least)
     mllm.network(**batch.tensors)
     (layer,) = loss._weights
     image = batch.tensors["input_ids"] == IMAGE_TOKEN
@@ -259,7 +258,6 @@ def test_an_answer_learns_where_to_look():
     for number, (row, place, head) in enumerate(zip(rows, places, heads, strict=True)):
         looked[row, head, place, image[row]] = asked[number]
     loss.heads = 3
-    least = -(asked * (asked + 1e-6).log()).sum().item() / len(asked)
     for weights, exact in ((looked, True), (looked.flip(1), False)):  # each its own head, and another one
         loss._weights = {layer: weights}
         assert (loss(mllm.network, batch).item() == pytest.approx(least, abs=1e-4)) is exact

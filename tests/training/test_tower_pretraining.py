@@ -15,6 +15,7 @@ from segagent.dialogue import load_dialogue
 from segagent.mllm.osprey import Osprey
 from segagent.mllm.testing import TINY_NANO
 from segagent.mllm.word_tokenizer import WordTokenizer
+from segagent.training.cell_points import deepest_points, region_depths
 from segagent.training.collate import SftBatch
 from segagent.training.tower_pretraining import TowerPictures
 from segagent.training.visual_words import ATTRIBUTES, NOTHING, CellWords, VisualWords
@@ -57,11 +58,13 @@ def test_cells_are_named_after_what_covers_them():
     for index in range(0, 6, 2):
         scene, (colors, nouns, patterns) = dataset.scene(index), words(index).reshape(3, 16, 16)
         assert ((colors == NOTHING) == (patterns == NOTHING)).all() and (colors != NOTHING).any()
-        for y, x in np.argwhere(colors != NOTHING):
+        for y, x in np.ndindex(16, 16):
             cell = scene.labels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
             most = max(range(len(scene.things)), key=lambda thing: (cell == thing).sum())
             thing = scene.things[most]
-            assert (cell == most).mean() >= 0.1
+            assert (colors[y, x] != NOTHING) == ((cell == most).mean() >= 0.1)
+            if colors[y, x] == NOTHING:
+                continue
             said = [names[of[y, x]] for names, of in zip(ATTRIBUTES.values(), (colors, nouns, patterns), strict=True)]
             assert said == [thing.color, thing.noun, thing.pattern]
     mixed = Mixture(datasets={"a": dataset, "b": RefShapes(subset="refshapes-thin", split="train", limit=6, size=128)})
@@ -145,6 +148,21 @@ def test_every_picture_comes_a_second_time_as_in_a_mirror():
     painted = TowerPictures(dataset=dataset, mllm=nano(), dialogue=load_dialogue("nano"), masked=1.0, seed=0)
     assert not torch.equal(painted[0][2][0], painted[1][2][0].view(4, 4).flip(1).reshape(-1))
     assert painted[0][3][1].any(), "what is painted beside the thing"
+
+
+def test_a_cell_is_asked_where_a_click_on_the_thing_that_it_shows_would_go():
+    dataset = RefShapes(subset="refshapes", split="train", limit=4, size=128)
+    plain, painted = (
+        TowerPictures(dataset=dataset, mllm=nano(), dialogue=load_dialogue("nano"), masked=masked, seed=0)
+        for masked in (0.0, 1.0)
+    )
+    labels, things = dataset.scene(0).labels, plain.words.things(0)
+    for thing in set(things.tolist()) - {NOTHING}:
+        alone = torch.from_numpy(deepest_points(region_depths(labels == thing)[None], 4)[0])
+        assert torch.equal(plain[0][3][0][things == thing], alone[things == thing])
+    assert not plain[0][3][0][things == NOTHING].any()
+    lacking, free = (torch.stack([of[number][3][0, :, 2] for number in range(8)]) for of in (painted, plain))
+    assert (lacking <= free).all() and (lacking < free).any(), "what is painted needs no click"
 
 
 def test_only_the_tower_moves_and_the_folder_is_a_model(script, tmp_path):
