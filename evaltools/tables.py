@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from segagent.entry import RUN_KEYS, claim_output, git_hash, run_entry
+from segagent.entry import RUN_KEYS, claim_output, differing_settings, git_hash, run_entry, write_text
 from segagent.tables.cells import Cells
 from segagent.tables.clicking import table1, table2
 from segagent.tables.difficulty import fig3
@@ -38,6 +38,31 @@ from segagent.tables.training import table4, table5, table6
 PARTS: dict[str, Callable[[Setup], Section]] = {
     part.__name__: part for part in (table1, table2, table3, table4, table5, table6, fig3, fig4, improvement, cost)
 }
+
+# Settings that are of some parts only: they may change until one of these is begun.
+OWN = {
+    "filtering": ("table3",),
+    "complexity": ("fig3",),
+    "cost": ("cost",),
+    "training": ("table4", "table5", "table6"),
+    "improvement": ("improvement",),
+}
+
+
+def claim_parts(config: DictConfig, folder: Path) -> None:
+    """Keeps the own settings of the parts that begin now as `KEY.settings.yaml` in `folder`. Raises `ValueError` where
+    they were begun with others."""
+    for key, parts in OWN.items():
+        own = config[key]
+        if not set(parts) & set(config.parts) or own.get("steps") == 0:
+            continue
+        file = folder / f"{key}.settings.yaml"
+        if file.is_file():
+            changed = differing_settings(OmegaConf.load(file), own, but=())
+            if changed:
+                raise ValueError(f"{file}: cannot resume {', '.join(parts)} with other settings: {'; '.join(changed)}")
+        else:
+            write_text(file, OmegaConf.to_yaml(own, resolve=True))
 
 
 def facts(setup: Setup) -> list[str]:
@@ -71,12 +96,13 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"parts={list(config.parts)}: choose some of {', '.join(PARTS)}")
     cells = Cells(out / "cells")
     setup = Setup(config, cells)
-    claim_output(out / "tables.json", config, out / "cells", but=(*RUN_KEYS, "parts", "page", "title", "on_error"))
+    claim_output(out / "tables.json", config, out / "cells", but=(*RUN_KEYS, "parts", "page", "title", "on_error", *OWN))
     if config.overwrite:
         shutil.rmtree(out / "cells", ignore_errors=True)
         for name in PARTS:
             (out / f"{name}.json").unlink(missing_ok=True)
     (out / "cells").mkdir(exist_ok=True)  # from now on the run is there
+    claim_parts(config, out / "cells")
     for name in config.parts:
         began = time.perf_counter()
         section = PARTS[name](setup)

@@ -167,6 +167,9 @@ def test_unsound_settings_are_named(script, model, made, tmp_path):
         script.main(composed(model, tmp_path, "hard=none"))
     with pytest.raises(ValueError, match=r"cannot resume with other settings: .*limit \(3 then, 2 now\)"):
         script.main(composed(model, made, "resume=true", "limit=2", "training.steps=1", "improvement.steps=1"))
+    other = composed(model, made, "resume=true", "parts=[table4]", "training.steps=2", "improvement.steps=1")
+    with pytest.raises(ValueError, match=r"training.settings.yaml: cannot .*table4, .*settings: steps \(1 then, 2 now\)"):
+        script.main(other)
     with pytest.raises(ValueError, match="say resume=true to go on"):
         script.main(composed(model, made))
     without = composed(model, tmp_path, "parts=[table1]")
@@ -180,6 +183,14 @@ def test_clicks_needed_are_told_without_a_model(script, tmp_path):
     config = composed("null", tmp_path, "parts=[fig3]")
     assert config.mllm is None and script.main(config) == 0
     assert section(tmp_path, "fig3").tables[0].rows[0][0] == "refshapes"
+
+
+def test_settings_of_a_part_may_change_until_it_is_begun(script, model, tmp_path):
+    assert script.main(composed(model, tmp_path, "parts=[improvement]", "complexity.limit=1")) == 0  # left out
+    config = composed(model, tmp_path, "resume=true", "parts=[fig3]", "complexity.limit=2", "improvement.limit=1")
+    assert script.main(config) == 0
+    with pytest.raises(ValueError, match=r"complexity.settings.yaml: .*fig3 with other settings: limit \(2 then, 3 now"):
+        script.main(composed(model, tmp_path, "resume=true", "parts=[fig3]", "complexity.limit=3"))
 
 
 def test_without_steps_the_trainings_are_left_out(script, model, tmp_path):
