@@ -96,7 +96,8 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"parts={list(config.parts)}: choose some of {', '.join(PARTS)}")
     cells = Cells(out / "cells")
     setup = Setup(config, cells)
-    claim_output(out / "tables.json", config, out / "cells", but=(*RUN_KEYS, "parts", "page", "title", "on_error", *OWN))
+    free = (*RUN_KEYS, *OWN, "parts", "page", "title", "on_error")
+    claim_output(out / "tables.json", config, out / "cells", but=free)
     if config.overwrite:
         shutil.rmtree(out / "cells", ignore_errors=True)
         for name in PARTS:
