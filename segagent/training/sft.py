@@ -111,6 +111,11 @@ class SftTrainer:
                 "train.auxiliary, train.needs, train.gaze: ask for weights that no process has whole under FSDP or "
                 "DeepSpeed; share out the batches only (configs/accelerate/ddp.yaml), or set them to 0"
             )
+        if settings.optimizer == "muon" and is_sharded(accelerator):
+            raise ValueError(
+                "train.optimizer=muon: needs whole matrices, which no process has under FSDP or DeepSpeed; share out "
+                "the batches only (configs/accelerate/ddp.yaml), or set train.optimizer=adamw"
+            )
         with torch.random.fork_rng(devices=[]):  # LoRA layers begin at random
             torch.manual_seed(seed)
             prepare_network(mllm, settings)

@@ -16,6 +16,7 @@ from segagent.mllm.base import MLLM
 from segagent.mllm.local import LocalMLLM
 from segagent.mllm.parts import PROJECTOR, part_of
 from segagent.mllm.transformers_vlm import TransformersVLM
+from segagent.training.muon import MuonAndAdamW
 from segagent.training.optimization import OptimizerSettings
 from segagent.training.sft_settings import SftSettings
 
@@ -96,16 +97,25 @@ def _module_to_save(name: str) -> str:
     return next(word for word in words if word in PROJECTOR)
 
 
-def build_sft_optimizer(network: nn.Module, settings: SftSettings) -> torch.optim.AdamW:
-    """AdamW on what is trained; a group's `scale` is its share of the rate. Vectors (norms, biases) do not decay."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [one for one in trained if (one.ndim > 1) == decays], "scale": 1.0, "weight_decay": decay}
-        for decays, decay in ((True, settings.weight_decay), (False, 0.0))
-    ]
-    groups = [group for group in groups if group["params"]]
+def build_sft_optimizer(network: nn.Module, settings: SftSettings) -> torch.optim.Optimizer:
+    """For what is trained; a group's `scale` is its share of the rate. Vectors (norms, biases) do not decay."""
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            part, matrix = part_of(name), parameter.ndim > 1
+            # Word embeddings and output layer are matrices of words, few of which a batch has.
+            inner = matrix and part == "language" and ".layers." in name
+            groups.setdefault((inner, part == "vision", matrix), []).append(parameter)
+    parts: tuple[list[dict], list[dict]] = ([], [])
+    for (inner, vision, matrix), parameters in groups.items():
+        scale, decay = settings.vision_lr if vision else 1.0, settings.weight_decay if matrix else 0.0
+        parts[inner].append({"params": parameters, "scale": scale, "weight_decay": decay})
+    others, matrices = parts
+    betas = (settings.beta1, settings.beta2)
+    if settings.optimizer == "muon":
+        return MuonAndAdamW(matrices, others, lr=settings.lr, betas=betas)
     # Fused: one pass over the weights instead of one per operation, on CPUs too.
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=True)
+    return torch.optim.AdamW([*others, *matrices], lr=settings.lr, betas=betas, fused=True)
 
 
 def schedule(settings: SftSettings, steps: int) -> OptimizerSettings:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from segagent.devices import PRECISIONS
 
 PARTS = ("vision", "projector", "language")
+OPTIMIZERS = ("adamw", "muon")
 _AT_LEAST = {
     "global_batch": 1,
     "batch_size": 1,
@@ -33,10 +34,12 @@ class SftSettings:
     learns low-rank updates of its linear layers only; lora_alpha, lora_dropout: as in `peft`. With `mllm.quantization`
     (4bit) this is QLoRA.
 
-    lr: peak rate, reached after `warmup` (a share of the steps), then half a cosine down to min_lr * lr. weight_decay,
-    beta1, beta2: of AdamW; vectors do not decay. clip_norm: largest gradient norm. validate_every, checkpoint_every: in
-    steps. keep: newest checkpoints that stay. auxiliary: weight of the loss that pulls visual tokens towards the words
-    of what they show (`visual_words.py`); needs: of the loss that asks them what their cell needs (`cell_needs.py`);
+    optimizer: `adamw`, or `muon` (see `muon.py`: for the matrices of the decoder's layers; AdamW for the rest). lr:
+    peak rate, reached after `warmup` (a share of the steps), then half a cosine down to min_lr * lr. vision_lr: the
+    vision part's rate, as a share of it. weight_decay: of matrices; vectors do not decay. beta1, beta2: of AdamW.
+    clip_norm: largest gradient norm. validate_every, checkpoint_every: in steps. keep: newest checkpoints that stay.
+    auxiliary: weight of the loss that pulls visual tokens towards the words of what they show (`visual_words.py`);
+    needs: of the loss that asks them what their cell needs (`cell_needs.py`);
     gaze: of the loss that shows an answer where to look (`click_gaze.py`); 0 for none. digit_decay: see
     `collate.Collator`.
     """
@@ -53,7 +56,9 @@ class SftSettings:
     lora_rank: int = 0
     lora_alpha: float = 32.0
     lora_dropout: float = 0.0
+    optimizer: str = "adamw"
     lr: float = 1e-5
+    vision_lr: float = 1.0
     warmup: float = 0.03
     min_lr: float = 0.0
     weight_decay: float = 0.0
@@ -71,7 +76,7 @@ class SftSettings:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"train.epochs={self.epochs}, train.steps={self.steps}: give one of them, null the other")
-        for name in ("epochs", "steps", "lr", "clip_norm"):
+        for name in ("epochs", "steps", "lr", "vision_lr", "clip_norm"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"train.{name}={value}: a number above 0")
@@ -84,6 +89,8 @@ class SftSettings:
         unknown = sorted(set(self.frozen) - set(PARTS))
         if unknown or set(self.frozen) == set(PARTS):
             raise ValueError(f"train.frozen={list(self.frozen)}: some of {', '.join(PARTS)}, not all")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"train.optimizer={self.optimizer!r}: choose {' or '.join(OPTIMIZERS)}")
         if self.precision not in PRECISIONS[:2]:
             raise ValueError(f"train.precision={self.precision!r}: choose {' or '.join(PRECISIONS[:2])}")
 

@@ -238,6 +238,8 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
             tracker=trainer.tracker,
             auxiliary=[(1.0, lambda network, batch: 0.0)],
         )
+    with pytest.raises(ValueError, match=r"train.optimizer=muon: needs whole matrices"):
+        sft.trainer(tmp_path / "muon", validation=False, optimizer="muon")
     monkeypatch.undo()
     wild = sft.trainer(tmp_path / "w", validation=False)
     with torch.no_grad():
@@ -258,6 +260,8 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
         ({"steps": 1, "precision": "float16"}, "choose float32 or bfloat16"),
         ({"steps": 1, "batch_size": 0}, "train.batch_size=0: at least 1"),
         ({"steps": 1, "warmup": 2}, "a share in"),
+        ({"steps": 1, "vision_lr": 0.0}, "train.vision_lr=0.0: a number above 0"),
+        ({"steps": 1, "optimizer": "sgd"}, "train.optimizer='sgd': choose adamw or muon"),
     ],
 )
 def test_settings_without_sense_are_refused(settings, message):

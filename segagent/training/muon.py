@@ -1,0 +1,57 @@
+"""Muon for the matrices of a decoder, AdamW for all else, as one optimizer.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) takes, for the update of a matrix, the orthogonal
+matrix nearest to its momentum, so that all its directions move alike. Updates are as large as AdamW's usually are (Liu
+et al., arXiv 2502.16982, section 2.2), which lets both share a rate. Both are torch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """matrices, others: parameter groups of the two; one of them may be empty. lr, betas: see `torch.optim.AdamW`."""
+
+    def __init__(
+        self, matrices: Sequence[dict], others: Sequence[dict], *, lr: float, betas: tuple[float, float]
+    ) -> None:
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.parts.append(torch.optim.Muon(list(matrices), lr=lr, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            self.parts.append(torch.optim.AdamW(list(others), lr=lr, betas=betas, fused=True))
+        super().__init__(self._groups(), {})
+
+    def _groups(self) -> list[dict]:
+        """The groups of the parts themselves: a rate that is set here is set there."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """closure: as in `torch.optim.Optimizer`."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """`parts`: the state of each."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises `ValueError` for the state of another optimizer."""
+        states = state_dict.get("parts")
+        if states is None or len(states) != len(self.parts):
+            raise ValueError(
+                "is the state of another optimizer; resume with the train.optimizer and train.frozen it began with"
+            )
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+        self.param_groups = self._groups()

@@ -1,0 +1,88 @@
+"""Muon beside AdamW: who gets which weights, what an update is, and that a run goes on where it was."""
+
+import pytest
+import torch
+
+from segagent.mllm.parts import part_of
+from segagent.training.muon import MuonAndAdamW
+from segagent.training.optimization import set_learning_rate
+from segagent.training.sft_network import build_sft_optimizer
+from segagent.training.sft_settings import SftSettings
+
+
+def parts_of(mllm, **settings):
+    optimizer = build_sft_optimizer(mllm.network, SftSettings(steps=1, optimizer="muon", **settings))
+    set_learning_rate(optimizer, 0.5)
+    return optimizer, {type(part): part for part in optimizer.parts}
+
+
+def test_matrices_of_the_decoders_layers_are_muons_and_each_weight_has_its_rate(sft):
+    mllm = sft.mllm()
+    _, parts = parts_of(mllm, vision_lr=0.25, weight_decay=0.1)
+    given = {
+        parameter: (kind, group["lr"], group["weight_decay"])
+        for kind, part in parts.items()
+        for group in part.param_groups
+        for parameter in group["params"]
+    }
+    named = dict(mllm.network.named_parameters())
+    assert sum(len(group["params"]) for part in parts.values() for group in part.param_groups) == len(named)
+    for name, parameter in named.items():
+        inner = part_of(name) == "language" and ".layers." in name and parameter.ndim == 2
+        rate, decay = 0.125 if part_of(name) == "vision" else 0.5, 0.1 if parameter.ndim > 1 else 0.0
+        assert given[parameter] == (torch.optim.Muon if inner else torch.optim.AdamW, rate, decay), name
+    assert {kind for kind, *_ in given.values()} == {torch.optim.Muon, torch.optim.AdamW}
+
+
+def test_all_directions_of_a_matrix_move_alike_and_as_far_as_adamw_would():
+    torch.manual_seed(0)
+    matrix = torch.nn.Parameter(torch.zeros(40, 60))
+    optimizer = MuonAndAdamW([{"params": [matrix], "weight_decay": 0.0}], [], lr=0.1, betas=(0.9, 0.99))
+    matrix.grad = torch.randn(40, 60) * torch.logspace(0, -2, 40)[:, None]  # directions a hundred times as weak
+    optimizer.step()
+    moved = torch.linalg.svdvals(matrix.detach())
+    # Liu et al., section 2.2: 0.2 sqrt(max(rows, columns)); the iteration leaves singular values near 1.
+    assert moved.max() < 1.3 * 0.1 * 0.2 * 60**0.5 and moved.min() > 0.5 * 0.1 * 0.2 * 60**0.5
+    assert float(matrix.detach().pow(2).mean().sqrt()) == pytest.approx(0.1 * 0.2, rel=0.25)
+
+
+def test_killed_and_resumed_is_bitwise_the_same_and_not_what_adamw_makes(sft, tmp_path):
+    whole = sft.trainer(tmp_path / "whole", optimizer="muon", validation=False)
+    whole.run()
+    sft.trainer(tmp_path / "cut", optimizer="muon", validation=False).run(stop_at=4)
+    resumed = sft.trainer(tmp_path / "cut", optimizer="muon", validation=False)
+    resumed.run(resume=True)
+    other = sft.trainer(tmp_path / "adamw", validation=False)
+    other.run()
+    inner = "language.model.layers.0.self_attn.q_proj.weight"
+    wanted, got = whole.mllm.network.state_dict(), resumed.mllm.network.state_dict()
+    assert all(torch.equal(value, got[name]) for name, value in wanted.items())
+    assert not torch.equal(wanted[inner], other.mllm.network.state_dict()[inner])
+
+
+def test_the_state_of_another_optimizer_is_refused(sft):
+    mllm = sft.mllm()
+    plain = build_sft_optimizer(mllm.network, SftSettings(steps=1))
+    optimizer, _ = parts_of(mllm)
+    with pytest.raises(ValueError, match=r"state of another optimizer; resume with the train.optimizer"):
+        optimizer.load_state_dict(plain.state_dict())
+
+
+def test_a_rate_holds_after_a_state_was_loaded(sft):
+    mllm = sft.mllm()
+    optimizer, _ = parts_of(mllm)
+    optimizer.load_state_dict(optimizer.state_dict())
+    set_learning_rate(optimizer, 0.125)
+    assert {group["lr"] for part in optimizer.parts for group in part.param_groups} == {0.125}
+
+
+def test_a_closure_is_asked_for_the_loss():
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = MuonAndAdamW([], [{"params": [weight]}], lr=0.1, betas=(0.9, 0.99))
+
+    def closure():
+        loss = (weight**2).sum()
+        loss.backward()
+        return loss
+
+    assert float(optimizer.step(closure)) == 2.0 and float(weight.detach()[0]) < 1
