@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From nothing to weights like those that ship: bash scripts/reproduce_nano.sh [OUT [policy]]   (default: runs/nano)
 #
-# The click segmenter; the tower of the policy; trajectories of the simulated annotator with that segmenter; the policy.
+# The click segmenter; the tower of the policy; trajectories of the simulated annotator with that segmenter; the policy, in
+# three stages.
 # With `policy` the segmenter is the one that ships. Killed and started again, it goes on where it was.
 set -eu
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -30,5 +31,13 @@ examples=(train=nano data=refshapes_mix generated.questions=4 tasks.iou=0 tasks.
   generated.empty=0.9 "data.trajectories=$out/empty.jsonl" "${examples[@]}" "out=$out/clicks"
 "$PYTHON" scripts/train.py "mllm=$out/clicks/best" train.gaze=1 train.needs=0.7 generated.share=0.85 \
   generated.empty=0.6 seed=1 "data.trajectories=[$out/empty.jsonl,$out/points.jsonl]" "${examples[@]}" \
+  "out=$out/masks"
+# What that model's own clicks lead to, and what the annotator would do there (its one step of training is not used).
+"$PYTHON" scripts/improve.py "mllm=$out/masks/best" method=dagger train=nano train.steps=1 data=refshapes_mix \
+  "data.trajectories=$out/empty.jsonl" limit=1500 "${segmenter[@]}" batch_size=16 seed=3 resume=true "out=$out/visited"
+# All of the model, the tower too, on all of it.
+"$PYTHON" scripts/train.py "mllm=$out/masks/best" train.steps=6900 train.optimizer=muon train.frozen=[] \
+  train.vision_lr=0.5 train.auxiliary=0.6 train.gaze=1 train.needs=0.7 generated.share=0.75 generated.empty=0.6 seed=7 \
+  "data.trajectories=[$out/empty.jsonl,$out/points.jsonl,$out/visited/round_1/selected.jsonl]" "${examples[@]}" \
   "out=$out/policy"
 echo "reproduce_nano: mllm=$out/policy/best ${segmenter[*]}"
