@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from segagent.configuration import compose_config
 from segagent.engines.work import run_config
@@ -161,6 +163,27 @@ def test_killed_with_nine_and_resumed_is_the_run_that_was_not(improve, parts, wh
 
 class Killed(BaseException):
     """Like a kill: nothing in the package may catch it."""
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_round(improve, parts, tmp_path):
+    """Rollouts and selection byte for byte; weights but for the order of sums."""
+    out, alone = tmp_path / "run", tmp_path / "alone"
+    improve(*AGENT, *MEASURED, "train.batch_size=1", f"out={alone}")
+    given = [f"mllm={parts / 'nano'}", f"data.trajectories={parts / 'd0.jsonl'}", *SETTINGS, *AGENT, *MEASURED]
+    given += ["train.batch_size=1", f"out={out}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command = [*launch, "--nproc_per_node", "2", str(ROOT / "scripts" / "improve.py"), *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = RoundFolder(alone, 1), RoundFolder(out, 1)
+    assert two.rollouts.read_bytes() == one.rollouts.read_bytes()
+    assert two.selected.read_bytes() == one.selected.read_bytes()
+    assert {path.name for path in two.path.iterdir()} == {path.name for path in one.path.iterdir()}
+    weights, shared = (load_file(folder.model / "model.safetensors") for folder in (one, two))
+    assert weights.keys() == shared.keys()
+    assert all(torch.allclose(shared[name], value, atol=2e-4) for name, value in weights.items())
+    assert [row["round"] for row in json.loads((out / "improve.json").read_text())["rounds"]] == [0, 1]
 
 
 def test_killed_in_every_stage_and_resumed(improve, whole, tmp_path, monkeypatch):
