@@ -49,6 +49,7 @@ class ClickGaze:
         self.ends = list(tokenizer.end_tokens)
         self.comma = tokenizer.encode("1, ")[-1]
         self.digits = tokenizer.digit_tokens if dialogue.iou else []
+        self.announcing = tokenizer.encode(dialogue.format_iou(0.5))[:1] if dialogue.iou else []
         self.iou_length = tokenizer.number_width
         self.heads = mllm.network.config.heads
         self._weights: dict[int, Tensor] = {}
@@ -90,8 +91,9 @@ class ClickGaze:
         signs = self._among(labels, self.signs)
         clicked = (signs.cumsum(1) > 0) & ~self._among(labels, self.ends) & learnt
         second = ((labels == self.comma) & clicked).cumsum(1)
-        # The IoU is the first number of an answer.
-        digits = self._among(labels, self.digits) & ~clicked
+        # The IoU is the first number of an answer that announces one; a box alone has numbers too.
+        announced = self._among(labels, self.announcing).cumsum(1) > 0
+        digits = self._among(labels, self.digits) & announced & ~clicked
         digits &= digits.cumsum(1) <= self.iou_length
         rows, places = (clicked | digits).nonzero(as_tuple=True)
         return Queries(rows, places - 1, torch.where(digits, _IOU, second)[rows, places])

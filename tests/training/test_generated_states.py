@@ -24,7 +24,7 @@ from segagent.training.click_gaze import ClickGaze
 from segagent.training.collate import IGNORED, Collator
 from segagent.training.generated_states import Alternating, GeneratedStates
 from segagent.training.mask_noise import perturbed
-from segagent.types import Click
+from segagent.types import Box, Click
 
 NANO = load_dialogue("nano")
 
@@ -261,10 +261,11 @@ def test_an_answer_learns_where_to_look():
     for weights, exact in ((looked, True), (looked.flip(1), False)):  # each its own head, and another one
         loss._weights = {layer: weights}
         assert (loss(mllm.network, batch).item() == pytest.approx(least, abs=1e-4)) is exact
-    mllm.network(**batch.tensors)
-    told = Collator(mllm)([dataclasses.replace(example, answer="Finish") for example in examples])
-    mllm.network(**told.tensors)
-    assert float(loss(mllm.network, told)) == 0
+    box = NANO.format_box(Box(10, 20, 90, 100), width=128, height=128)
+    for answer in ("Finish", box):  # neither a click nor an IoU
+        told = Collator(mllm)([dataclasses.replace(example, answer=answer) for example in examples])
+        mllm.network(**told.tensors)
+        assert float(loss(mllm.network, told)) == 0
     with pytest.raises(ValueError, match=r"train.gaze: is for nano and its like, not for str"):
         ClickGaze("another", NANO)
 
