@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,12 @@ from segagent.masks import iou
 ROOM = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def filter_coco():
-    sys.path.insert(0, str(ROOM))
-    try:
-        spec = importlib.util.spec_from_file_location("filter_coco", ROOM / "filter_coco.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(ROOM))
+@pytest.fixture
+def filter_coco(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOM))
+    spec = importlib.util.spec_from_file_location("filter_coco", ROOM / "filter_coco.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
