@@ -29,6 +29,7 @@ from segagent.data.base import Dataset
 from segagent.entry import expand_checkpoints
 from segagent.environment import stable_generator
 from segagent.masks import encode_rle, iou
+from segagent.metrics.statistics import hits
 from segagent.policies.calibration import FILE_NAME, Calibration
 from segagent.tables.cells import entry_module
 from segagent.training.mask_noise import perturbed
@@ -92,15 +93,6 @@ def filtered(folder: Path, settings: Sequence[str]) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def found(bad: np.ndarray, flagged: np.ndarray) -> dict[str, float | None]:
-    """None where nothing is flagged, or nothing bad."""
-    hit = int((bad & flagged).sum())
-    return {
-        "precision": hit / int(flagged.sum()) if flagged.any() else None,
-        "recall": hit / int(bad.sum()) if bad.any() else None,
-    }
-
-
 def measured(rows: Sequence[dict[str, str]], pictures: dict[str, str], bad_iou: float) -> dict[str, object]:
     """Precision and recall of what was flagged, and the precision at which 90% are found, going down the ranking."""
     bad = np.array([float(row["true_iou"]) < bad_iou for row in rows])
@@ -110,9 +102,9 @@ def measured(rows: Sequence[dict[str, str]], pictures: dict[str, str], bad_iou: 
     random, drawn = np.random.default_rng(0), []
     for _ in range(1000):
         chosen = np.concatenate([groups[k] for k in random.integers(len(groups), size=len(groups))])
-        drawn.append(found(bad[chosen], flagged[chosen]))
+        drawn.append(hits(bad[chosen], flagged[chosen]))
     figures: dict[str, object] = {"n": len(rows), "n_bad": int(bad.sum()), "n_flagged": int(flagged.sum())}
-    for name, value in found(bad, flagged).items():
+    for name, value in hits(bad, flagged).items():
         values = [one[name] for one in drawn if one[name] is not None]
         figures[name] = value
         figures[f"{name}_interval"] = np.percentile(values, [2.5, 97.5]).tolist() if values else None

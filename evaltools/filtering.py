@@ -27,7 +27,7 @@ from segagent.data.trajectories import read_trajectories
 from segagent.engines.work import run_config
 from segagent.entry import beside, claim_output, run_entry, write_text
 from segagent.metrics import score
-from segagent.metrics.statistics import correlation, ranks
+from segagent.metrics.statistics import correlation, hits, ranks
 from segagent.policies.calibration import FILE_NAME, Calibration, reliability
 
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -66,13 +66,11 @@ def quality(predicted: np.ndarray, true: np.ndarray, image: np.ndarray, resample
 def found(predicted: np.ndarray, true: np.ndarray, bad_iou: float) -> dict[str, float | int | None]:
     """Masks under `bad_iou`, and how well those that are predicted to be under it hit them."""
     bad, flagged = true < bad_iou, predicted < bad_iou
-    hit = int((bad & flagged).sum())
     return {
         "bad_iou": bad_iou,
         "n_bad": int(bad.sum()),
         "n_flagged": int(flagged.sum()),
-        "flagged_precision": hit / int(flagged.sum()) if flagged.any() else None,
-        "flagged_recall": hit / int(bad.sum()) if bad.any() else None,
+        **{f"flagged_{name}": share for name, share in hits(bad, flagged).items()},
     }
 
 

@@ -18,6 +18,7 @@ from segagent.configuration import build
 from segagent.entry import RUN_KEYS, claim_output, run_entry
 from segagent.improvement.figures import format_rounds
 from segagent.improvement.folder import RoundFolder, clear_rounds
+from segagent.improvement.rollouts import PACE_KEYS
 from segagent.improvement.rounds import Improvement
 from segagent.run import parse_shard
 from segagent.training.sft_processes import start_processes
@@ -36,11 +37,16 @@ def main(config: DictConfig) -> int:
         return 0
     improvement.check()
     if accelerator.is_main_process:
-        claim_output(out / "improve.json", config, out / "round_1", but=(*RUN_KEYS, "rounds"))
+        claim_output(out / "improve.json", config, out / "round_1", but=(*RUN_KEYS, *PACE_KEYS))
         if config.overwrite:
             clear_rounds(out)
         (out / "round_1").mkdir(exist_ok=True)  # from now on the run is there
     accelerator.wait_for_everyone()
+    if config.collect_only:
+        selected, skipped = improvement.collect()
+        if accelerator.is_main_process:
+            print(f"selected {selected}")
+        return 1 if skipped else 0
     rounds = improvement.run()
     if accelerator.is_main_process:
         print(format_rounds(rounds))

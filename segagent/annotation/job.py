@@ -31,6 +31,7 @@ from segagent.data.base import Dataset
 from segagent.data.trajectories import read_trajectories
 from segagent.engines.work import roll_out
 from segagent.entry import claim_output, write_text
+from segagent.metrics.statistics import hits
 from segagent.policies.calibration import Calibration
 from segagent.results import image_loader
 from segagent.run import RunSummary, who
@@ -145,9 +146,4 @@ def _measured(trajectories: Sequence[Trajectory], suspicion: Suspicion, bad_iou:
     if not trajectories or any(one.init_iou is None for one in trajectories):
         return {}
     bad = np.array([one.init_iou < bad_iou for one in trajectories])
-    hit = int((bad & suspicion.flagged).sum())
-    return {
-        "n_bad": int(bad.sum()),
-        "precision": hit / int(suspicion.flagged.sum()) if suspicion.flagged.any() else None,
-        "recall": hit / int(bad.sum()) if bad.any() else None,
-    }
+    return {"n_bad": int(bad.sum()), **hits(bad, suspicion.flagged)}

@@ -18,6 +18,8 @@ from segagent.engines.work import RolloutEngine, RolloutWork
 from segagent.entry import RUN_KEYS, beside, differing_settings
 from segagent.run import parse_shard
 
+PACE_KEYS = ("rounds", "collect_only")  # settings of how far a run goes: one that goes on may change them
+
 
 def part_of(out: Path, shard: str) -> Path:
     """`rollouts.jsonl`, `1/4` -> `rollouts.1-of-4.jsonl`."""
@@ -85,6 +87,6 @@ def check_parts(out: Path, config: DictConfig) -> None:
     for part in parts_begun(out)[1]:
         settings = beside(part, ".config.yaml")
         if settings.is_file():
-            changed = differing_settings(OmegaConf.load(settings), config, but=(*RUN_KEYS, "shard", "rounds"))
+            changed = differing_settings(OmegaConf.load(settings), config, but=(*RUN_KEYS, *PACE_KEYS, "shard"))
             if changed:
                 raise ValueError(f"{part}: has other settings: {'; '.join(changed)}")

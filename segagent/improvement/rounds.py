@@ -95,15 +95,22 @@ class Improvement:
                 self._summarise(range(numbers.start, number + 1))
         return [read_figures(RoundFolder(self.out, number).figures) for number in numbers]
 
+    def collect(self) -> tuple[Path, int]:
+        """D_n of the round that is due, without a training: its file, and how many samples were skipped.
+
+        Raises `ValueError` when all rounds are done.
+        """
+        folder = self._due()
+        folder.path.mkdir(parents=True, exist_ok=True)
+        self._collect(folder)
+        return folder.selected, len(self.samples) - read_figures(folder.selection)["trajectories"]
+
     def roll_out_shard(self, shard: str) -> Path:
         """Does one part (`i/n`) of the rollouts of the round that is due; the part's file.
 
         Raises `ValueError` when that round has its rollouts, or `rounds` are done, and as `claim_output` does.
         """
-        due = (RoundFolder(self.out, number) for number in range(1, self.config.rounds + 1))
-        folder = next((folder for folder in due if not folder.is_done), None)
-        if folder is None:
-            raise ValueError(f"{self.out}: all {self.config.rounds} rounds are done; nothing is left to roll out")
+        folder = self._due()
         if folder.rollouts.exists():
             raise ValueError(
                 f"{folder.rollouts}: was begun by one process or is joined; go on with resume=true and without shard"
@@ -115,6 +122,13 @@ class Improvement:
         check_parts(folder.rollouts, self.config)
         self.engine.roll_out(self._work(folder.number), part, shard)
         return part
+
+    def _due(self) -> RoundFolder:
+        numbers = range(1, self.config.rounds + 1)
+        folder = next((one for one in (RoundFolder(self.out, number) for number in numbers) if not one.is_done), None)
+        if folder is None:
+            raise ValueError(f"{self.out}: all {self.config.rounds} rounds are done; nothing is left to roll out")
+        return folder
 
     # --- a round ----------------------------------------------------------------------------------------------------
 

@@ -92,6 +92,15 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float((first * second).sum() / scale) if scale > 0 else float("nan")
 
 
+def hits(bad: np.ndarray, flagged: np.ndarray) -> dict[str, float | None]:
+    """Precision and recall of what was flagged, `[n]` bool both; None where nothing is flagged, or nothing bad."""
+    both = int((bad & flagged).sum())
+    return {
+        "precision": both / int(flagged.sum()) if flagged.any() else None,
+        "recall": both / int(bad.sum()) if bad.any() else None,
+    }
+
+
 def reward_model_quality(table: Table) -> dict[str, float]:
     """Announced against true IoU of the mask shown, over all masks with an announcement (paper, table 3).
 

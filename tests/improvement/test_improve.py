@@ -228,6 +228,19 @@ def test_shards_are_joined_and_gone_on_from(improve, whole, tmp_path):
         improve(*given, "shard=0/3")
 
 
+def test_collect_only_ends_before_the_training_and_can_be_gone_on_from(improve, whole, tmp_path, capsys):
+    given = [*AGENT, *MEASURED, "rounds=2", f"out={tmp_path}"]
+    assert improve(*given, "collect_only=true") == 0
+    selected = tmp_path / "round_1" / "selected.jsonl"
+    assert f"selected {selected}" in capsys.readouterr().out
+    assert {path.name for path in selected.parent.iterdir()} == {"rollouts.jsonl", "selected.jsonl", "selection.json"}
+    assert selected.read_bytes() == RoundFolder(whole, 1).selected.read_bytes()
+    assert improve(*given, "resume=true") == 0
+    assert files(tmp_path) == files(whole)
+    with pytest.raises(ValueError, match="all 2 rounds are done"):
+        improve(*given, "collect_only=true", "resume=true")
+
+
 @pytest.mark.parametrize(
     "given, message",
     [

@@ -1,0 +1,50 @@
+"""scripts/reproduce_nano.sh: every stage really runs, a thousandth of it; wrong words are told before anything is."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from segagent.mllm.osprey import Osprey
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def reproduce(*arguments):
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / "reproduce_nano.sh"), *map(str, arguments)],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+def test_every_stage_leads_to_a_policy(tmp_path):
+    done = reproduce(tmp_path, "all", "0.001")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == (
+        f"reproduce_nano: mllm={tmp_path}/policy/best segmenter=simpleclick_nano "
+        f"segmenter.path={tmp_path}/segmenter/best"
+    )
+    steps = {name: len((tmp_path / name / "train.csv").read_text().splitlines()) - 1 for name in ("masks", "policy")}
+    assert steps == {"masks": 5, "policy": 8}, "a thousandth of 4500 and 7800"
+    shipped = Osprey.from_checkpoint("segagent_nano")
+    made = Osprey.from_checkpoint(str(tmp_path / "policy" / "best"))
+    assert made.network.config == shipped.network.config, "the architecture is that of the one that ships"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["every"], "every: say all or policy"),
+        (["policy", "0"], "0: give the share of steps and samples, above 0 and at most 1"),
+        (["policy", "1.5"], "1.5: give the share"),
+        (["policy", "half"], "half: give the share"),
+    ],
+)
+def test_wrong_words(tmp_path, words, message):
+    done = reproduce(tmp_path / "out", *words)
+    assert done.returncode != 0 and message in done.stderr
+    assert not (tmp_path / "out").exists()
