@@ -2,7 +2,8 @@
 # The main job: bash run_eval.sh [CHECKPOINT] [overrides...]; evaltools/eval.md explains it.
 #
 # CHECKPOINT is the folder of a multimodal LLM (docs/models.md), which then clicks (`policy=agent`); its config.json tells
-# family, dialogue and picture size. Without it the small one that ships clicks (`mllm=nano`). The shipped segmenter
+# family, dialogue and picture size. Without it the small one that ships clicks (`mllm=nano`), and of its masks the one is
+# returned whose IoU it predicts highest (`policy=greedy search.k=1`, the paper's Alg. 2 with K=1). The shipped segmenter
 # `simpleclick_nano` answers, on the first 200 validation samples of refshapes. Overrides are those of scripts/evaluate.py.
 # From the environment, each with further settings behind:
 #   DATA="segagent_json data.annotations=F data.images=DIR"   SPLIT=testA   SEGMENTER="simpleclick segmenter.path=F"
@@ -20,7 +21,7 @@ case "${1:-}" in
 esac
 if [ -z "$checkpoint" ]; then
   [ -n "${PRESET:-}" ] && fail "PRESET=$PRESET: needs a CHECKPOINT, since a preset is about the model that clicks"
-  settings+=(policy=agent mllm=nano)
+  settings+=(policy=greedy search.k=1 reward=predicted_iou reward.number=expected mllm=nano)
 else
   settings+=(policy=agent "mllm=$checkpoint")
   shift

@@ -64,7 +64,8 @@ def test_without_arguments_it_runs_the_embedded_benchmark(run_eval):
     assert code == 0 and len(calls) == 1 and not out
     config = composed(calls[0])
     assert (config.data.split, config.data.limit, config.rollout.max_clicks) == ("val", 200, 7)
-    assert "Agent" in config.policy._target_ and config.mllm.path == "segagent_nano"
+    assert (config.policy.k, config.policy.width, config.policy.reward.number) == (1, 1, "expected")
+    assert config.mllm.path == "segagent_nano"
     assert config.out == f"{run_eval.root}/results/run_eval.json"
 
 
