@@ -131,7 +131,7 @@ class OnRay:
         try:
             import ray
         except ImportError:
-            raise ValueError("engine=ray: Ray is not installed; pip install 'segagent[ray]' on every node") from None
+            raise ValueError("engine=ray: Ray is not installed; pip install -e '.[ray]' in a clone on every node") from None
         if ray.is_initialized():
             return ray, False
         local = {"include_dashboard": False} if self.address is None else {}

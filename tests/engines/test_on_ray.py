@@ -26,7 +26,7 @@ COUNT, BROKEN = 24, 5
 @pytest.fixture(scope="module")
 def cluster():
     """(the cluster, its second node): two nodes of one CPU; this process and tests that need one node use the first."""
-    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'segagent[ray]'")
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install -e '.[ray]'")
     from ray.cluster_utils import Cluster
 
     # Read by Ray's own processes. Workers would otherwise stand back behind whatever else the machine does, and a node
@@ -213,7 +213,7 @@ def test_processes_of_accelerate_do_not_wait_for_a_cluster():
 
 def test_without_ray_it_says_what_to_install(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"engine=ray: Ray is not installed; pip install 'segagent\[ray\]'"):
+    with pytest.raises(ValueError, match=r"engine=ray: Ray is not installed; pip install -e '.\[ray\]'"):
         simulate(photos, tmp_path / "t.jsonl", "engine=ray")
 
 
