@@ -31,22 +31,31 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", "--", "-.", ":")
 
 
-def curves_by_dataset(trajectories: Iterable[Trajectory], limit: int, name: str | None) -> dict[str, np.ndarray]:
-    """Dataset -> `[N, limit]` IoU after each click. name: of the only dataset; None: of a mixture, named in the ids."""
+def curves_by_dataset(
+    trajectories: Iterable[Trajectory], limit: int, name: str | None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Dataset -> IoU after each click, `[N, limit]`, and number of the picture, `[N]`.
+
+    name: of the only dataset; None: of a mixture, named in the ids.
+    """
     ious: dict[str, list[list[float]]] = {}
+    pictures: dict[str, list[str]] = {}
     for made in trajectories:
         dataset = name or made.sample_id.split("/", 1)[0]
         # A target that is right before the first click needs none.
         ious.setdefault(dataset, []).append([step.iou_after for step in made.steps] or [made.init_iou])
-    return {dataset: iou_curves(rows, limit) for dataset, rows in ious.items()}
+        pictures.setdefault(dataset, []).append(str(made.image_name))
+    numbers = {dataset: np.unique(names, return_inverse=True)[1] for dataset, names in pictures.items()}
+    return {dataset: (iou_curves(rows, limit), numbers[dataset]) for dataset, rows in ious.items()}
 
 
-def figures(curves: np.ndarray) -> dict[str, Any]:
-    """Flat keys of one dataset. `never85`: samples that do not reach 85% within the limit; they count as the limit."""
+def figures(curves: np.ndarray, image: np.ndarray, resamples: int) -> dict[str, Any]:
+    """Flat keys of one dataset, see `curves_by_dataset`; intervals are over pictures. `never85`: samples that do not
+    reach 85% within the limit; they count as the limit."""
     made: dict[str, Any] = {"n": len(curves)}
     for level in LEVELS:
         needed, reached = clicks_needed(curves, level)
-        low, high = mean_interval(needed)
+        low, high = mean_interval(needed, image, resamples)
         made |= {f"noc{level}": float(needed.mean()), f"noc{level}_low": low, f"noc{level}_high": high}
         made[f"never{level}"] = int((~reached).sum())
     return made | {"iou_by_click": curves.mean(0).tolist()}
@@ -107,7 +116,7 @@ def main(config: DictConfig) -> int:
     dataset, summary = run_config(config, rules, lines, "complexity")
     name = None if isinstance(dataset, Mixture) else out.stem
     curves = curves_by_dataset(read_trajectories(lines), config.max_clicks, name)
-    results = {dataset: figures(rows) for dataset, rows in curves.items()}
+    results = {dataset: figures(*rows, config.resamples) for dataset, rows in curves.items()}
     content = {"who": who(config), "max_clicks": config.max_clicks, "n_skipped": len(summary.skipped)}
     write_text(out, json.dumps(content | {"datasets": results}, indent=1) + "\n")
     draw(results, config.max_clicks, who(config), picture)

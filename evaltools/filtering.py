@@ -113,6 +113,8 @@ def main(config: DictConfig) -> int:
     lines, picture = beside(out, ".trajectories.jsonl"), beside(out, ".png")
     if config.calibration_out is not None and config.reward.get("calibration") is not None:
         raise ValueError("calibration_out: is fitted to numbers as they are announced; leave out reward.calibration")
+    if config.calibration_out is not None and config.reward.get("statistic") == "mean" and config.search.k == 1:
+        raise ValueError("reward.statistic=mean: is of one reply with search.k=1; say how many the search will have")
     claim_output(out, config, lines)
     rules = {"max_clicks": 1, "min_points": config.min_points, "max_points": config.max_points}
     _, summary = run_config(config, rules, lines, "filtering")

@@ -54,9 +54,10 @@ def claim_parts(config: DictConfig, folder: Path) -> None:
     they were begun with others."""
     for key, parts in OWN.items():
         own = config[key]
-        if not set(parts) & set(config.parts) or own.get("steps") == 0:
-            continue
         file = folder / f"{key}.settings.yaml"
+        left_out = own.get("steps") == 0 and not file.is_file()  # once begun it is not left out by forgetting `steps`
+        if left_out or not set(parts) & set(config.parts):
+            continue
         if file.is_file():
             changed = differing_settings(OmegaConf.load(file), own, but=())
             if changed:
@@ -96,7 +97,7 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"parts={list(config.parts)}: choose some of {', '.join(PARTS)}")
     cells = Cells(out / "cells")
     setup = Setup(config, cells)
-    free = (*RUN_KEYS, *OWN, "parts", "page", "title", "on_error")
+    free = (*RUN_KEYS, *OWN, "parts", "page", "title")
     claim_output(out / "tables.json", config, out / "cells", but=free)
     if config.overwrite:
         shutil.rmtree(out / "cells", ignore_errors=True)

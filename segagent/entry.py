@@ -21,7 +21,8 @@ from segagent.configuration import CONFIG_DIR, compose_config, names
 from segagent.mllm.families import family_of
 
 # Keys that change how a run is done, not what it makes: a resumed run may differ in them.
-RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device", "engine")
+RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device", "engine", "on_error")
+_OF_DEVICE = ("device", "max_batch")  # settings of a network that may differ wherever `device` may
 
 
 def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
@@ -132,7 +133,9 @@ def differing_settings(old: DictConfig, new: DictConfig, but: Sequence[str] = RU
     return [
         f"{key} ({flat[0].get(key)} then, {flat[1].get(key)} now)"
         for key in keys
-        if key.partition(".")[0] not in but and flat[0].get(key) != flat[1].get(key)
+        if key.partition(".")[0] not in but
+        and not ("device" in but and key.rpartition(".")[2] in _OF_DEVICE)
+        and flat[0].get(key) != flat[1].get(key)
     ]
 
 

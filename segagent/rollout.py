@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -52,33 +52,64 @@ class _Place:
 
 
 class _Arrivals:
-    """Samples that come in, as trees. failure: why no more come, where one could not be loaded or begun."""
+    """Samples that come in, as trees. on_unsound: told of those that cannot be begun; None: they end it.
+
+    failure: why no more come, where one could not be loaded or begun.
+    """
 
     def __init__(
-        self, samples: Iterable[Sample], search: Line | TreeSearch, environment: Environment, init: Init, keep: int
+        self,
+        samples: Iterable[Sample],
+        search: Line | TreeSearch,
+        environment: Environment,
+        *,
+        init: Init,
+        keep: int,
+        on_unsound: Callable[[str], None] | None,
     ) -> None:
         self.samples, self.search, self.environment, self.init = iter(samples), search, environment, init
-        self.keep, self.known, self.count = keep, OrderedDict(), 0
+        self.keep, self.on_unsound, self.known, self.count = keep, on_unsound, OrderedDict(), 0
         self.failure: Exception | None = None
 
     def admit(self, most: int) -> list[_Place]:
         """Up to `most` further samples; none once they have run out or one has failed."""
-        if self.failure is not None or not most:
-            return []
-        fresh: list[Sample] = []
+        places: list[_Place] = []
+        while self.failure is None and len(places) < most:
+            fresh: list[Sample] = []
+            try:
+                for sample in islice(self.samples, most - len(places)):
+                    fresh.append(sample)
+            except Exception as error:  # those before it are finished first
+                self.failure = error
+            if not fresh:
+                break
+            trees = self._begin(fresh)
+            places += [_Place(self.count + k, tree) for k, tree in enumerate(trees)]
+            self.count += len(trees)
+        return places
+
+    def _begin(self, samples: Sequence[Sample]) -> list:
+        """Trees of the samples that can be begun: of all others too, or of those before the first that cannot."""
         try:
-            for sample in islice(self.samples, most):
-                fresh.append(sample)
-        except Exception as error:  # those before it are finished first
-            self.failure = error
-        try:
-            trees = self.search.plant(self.environment.begin(fresh, self._embed(fresh), self.init)) if fresh else []
+            return self._plant(samples)
+        except ValueError:
+            pass  # one of them: which?
         except Exception as error:
             self.failure = error
             return []
-        places = [_Place(self.count + k, tree) for k, tree in enumerate(trees)]
-        self.count += len(places)
-        return places
+        trees: list = []
+        for sample in samples:
+            try:
+                trees += self._plant([sample])
+            except ValueError as error:
+                if self.on_unsound is None:
+                    self.failure = error
+                    break
+                self.on_unsound(str(error))
+        return trees
+
+    def _plant(self, samples: Sequence[Sample]) -> list:
+        return self.search.plant(self.environment.begin(samples, self._embed(samples), self.init))
 
     def _embed(self, samples: Sequence[Sample]) -> list:
         """One embedding each; those of the last `keep` pictures are remembered."""
@@ -100,6 +131,7 @@ def rollout(
     init: Init = InitKind.EMPTY,
     batch_size: int = 1,
     record_seconds: bool = False,
+    on_unsound: Callable[[str], None] | None = None,
 ) -> Iterator[list[Trajectory]]:
     """Yields trajectories in the order of the samples, as many at a time as are ready.
 
@@ -107,14 +139,15 @@ def rollout(
     many embeddings of pictures are remembered, so that one that comes again (equal `image_key`) among the last
     `batch_size` is embedded once. A trajectory that is ready before an earlier one waits without image or embedding;
     while one sample takes N turns, at most N * (batch_size - 1) do. When a sample cannot be loaded or begun, what is
-    under way is finished and yielded, then its error is raised. record_seconds: give each trajectory its share of the
+    under way is finished and yielded, then its error is raised; on_unsound: is told why a sample cannot be begun
+    (`ValueError`: no box, no target, ...), and the others go on. record_seconds: give each trajectory its share of the
     wall time in seconds (of each turn, the same for all that took part; they add up to the whole); off by default, so
     that equal runs are equal byte for byte.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1")
     search = _search(policy)
-    arrivals = _Arrivals(samples, search, environment, init, batch_size)
+    arrivals = _Arrivals(samples, search, environment, init=init, keep=batch_size, on_unsound=on_unsound)
     places: list[_Place] = []
     waiting: dict[int, Trajectory] = {}
     written = 0

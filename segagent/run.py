@@ -45,7 +45,7 @@ def shard_indices(total: int, shard: str) -> range:
 class RunSummary:
     """What a run did.
 
-    skipped: why samples could not be loaded (with `on_error=skip`). seconds: wall time.
+    skipped: why samples could not be loaded or begun (with `on_error=skip`). seconds: wall time.
     statistics: what segmenter (`ClickSegmenter`) and search (`TreeSearch`) counted, if they count.
     """
 
@@ -120,7 +120,8 @@ def run(
 ) -> RunSummary:
     """Rolls out `dataset` (or one shard of it) into the JSONL file `out`.
 
-    on_error: `stop` at a sample that cannot be loaded (what was done stays in the file), or `skip` it and report it.
+    on_error: `stop` at a sample that cannot be loaded or begun (what was done stays in the file), or `skip` it and
+    report it.
     Raises `ValueError` for unsound input and `OSError` when `out` cannot be written.
     """
     check_settings(shard, on_error)
@@ -134,6 +135,7 @@ def run(
             init=init,
             batch_size=batch_size,
             record_seconds=record_seconds,
+            on_unsound=summary.skip if on_error == "skip" else None,
         )
         with progress_bar(len(left), summary, title) as progress:
             for trajectories in batches:

@@ -70,6 +70,10 @@ class InitKind(StrEnum):
     RANDOM_POINTS = "random_points"
     MASK = "mask"
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"init={value}: choose {', '.join(cls)}")
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:

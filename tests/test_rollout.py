@@ -111,15 +111,22 @@ def test_what_is_under_way_is_finished_when_a_sample_cannot_be_loaded(discs, dat
     assert [len(trajectory.steps) for trajectory in made] == [3, 0, 2, 0, 5]
 
 
-def test_or_when_it_has_nothing_to_begin_with(discs, dataset_of):
-    dataset = [*dataset_of(2), replace(dataset_of(3)[2], target=None)]
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_or_when_it_has_nothing_to_begin_with(discs, dataset_of, batch_size):
+    sound = dataset_of(6)
+    dataset = [replace(sample, target=None) if number in (2, 3) else sample for number, sample in enumerate(sound)]
+    given = {"policy": Lengths([2, 0, 0, 0, 3, 1]), "environment": Environment(segmenter=discs), "init": "box"}
     made = []
     with pytest.raises(ValueError, match="sample 's2' has neither a box nor a target"):
-        for batch in rollout(
-            dataset, policy=Lengths([2, 0, 0]), environment=Environment(segmenter=discs), init="box", batch_size=2
-        ):
+        for batch in rollout(dataset, batch_size=batch_size, **given):
             made += batch
     assert [len(trajectory.steps) for trajectory in made] == [2, 0]
+    told = []
+    batches = rollout(dataset, batch_size=batch_size, on_unsound=told.append, **given)
+    assert [(one.sample_id, len(one.steps)) for batch in batches for one in batch] == [
+        ("s0", 2), ("s1", 0), ("s4", 3), ("s5", 1)
+    ]  # fmt: skip
+    assert [reason.split("'")[1] for reason in told] == ["s2", "s3"]
 
 
 def test_a_picture_is_embedded_once_for_all_its_descriptions(discs, dataset_of):

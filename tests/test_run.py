@@ -3,10 +3,12 @@
 import itertools
 
 import pytest
+from omegaconf import OmegaConf
 
 from segagent.configuration import compose_config
 from segagent.data.trajectories import read_trajectories
 from segagent.engines.work import run_config
+from segagent.entry import differing_settings
 from segagent.environment import Environment
 from segagent.policies.simulated import NoisyOracle
 from segagent.run import parse_shard, run, shard_indices, who
@@ -117,3 +119,9 @@ def test_processes_of_a_launcher_do_not_all_do_the_whole(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"started 2 times by a launcher .* shard=i/n"):
         run_config(config, config.rollout, "x.jsonl", "evaluate")
+
+
+def test_settings_that_change_no_result_may_change_when_a_run_goes_on():
+    old = {"device": "auto", "policy": {"mllm": {"device": "auto", "max_batch": 32}}, "on_error": "stop", "seed": 0}
+    new = {"device": "cpu", "policy": {"mllm": {"device": "cpu", "max_batch": 8}}, "on_error": "skip", "seed": 1}
+    assert differing_settings(*map(OmegaConf.create, (old, new))) == ["seed (0 then, 1 now)"]

@@ -76,6 +76,12 @@ def _judgement(trajectory: Trajectory) -> dict[str, Any]:
     return {"sample_id": trajectory.sample_id, "predicted_iou": returned_score(trajectory)}
 
 
+def _rank(trajectory: Trajectory) -> float:
+    """Its predicted IoU; what was not judged comes after a 0."""
+    score = returned_score(trajectory)
+    return -1.0 if score is None else score
+
+
 def changed_coco(path: Path, trajectories: Sequence[Trajectory], *, polygons: bool, mode: str) -> dict[str, Any]:
     """The COCO file at `path` with what was found of its annotations; every other key and id stays.
 
@@ -86,7 +92,7 @@ def changed_coco(path: Path, trajectories: Sequence[Trajectory], *, polygons: bo
     best: dict[Any, Trajectory] = {}
     for trajectory in trajectories:
         rival = best.get(trajectory.object_id)
-        if rival is None or (returned_score(trajectory) or -1.0) > (returned_score(rival) or -1.0):
+        if rival is None or _rank(trajectory) > _rank(rival):
             best[trajectory.object_id] = trajectory
     annotations = []
     for entry in content["annotations"]:

@@ -22,6 +22,8 @@ def check_settings(config: DictConfig) -> None:
     """Raises `ValueError` for settings that make no sense together, before anything is loaded."""
     if config.mode not in MODES:
         raise ValueError(f"mode={config.mode!r}: choose {', '.join(MODES)}")
+    if config.mode == "annotate" and config.init not in (InitKind.EMPTY, InitKind.BOX):
+        raise ValueError(f"init={config.init!r}: choose empty or box (mode=refine begins with given masks)")
     if config.segmentation not in ("rle", "polygons"):
         raise ValueError(f"segmentation={config.segmentation!r}: choose rle or polygons")
     if not config.images:

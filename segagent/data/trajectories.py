@@ -151,7 +151,7 @@ def to_lines(trajectories: Iterable[Trajectory]) -> bytes:
     return "".join(
         json.dumps(trajectory_to_json(trajectory), ensure_ascii=False, separators=(",", ":")) + "\n"
         for trajectory in trajectories
-    ).encode()
+    ).encode("utf-8", "backslashreplace")  # a lone surrogate of a served model's reply becomes its JSON escape
 
 
 class TrajectoryWriter:

@@ -67,6 +67,7 @@ class Worker:
                 init=work.init,
                 batch_size=work.batch_size,
                 record_seconds=work.record_seconds,
+                on_unsound=block.summary.skip if work.on_error == "skip" else None,
             ):
                 block.lines += to_lines(trajectories)
                 block.count += len(trajectories)
@@ -113,25 +114,32 @@ class OnRay:
         """See `RolloutEngine`; raises `OSError` when there is no cluster, or a block lost its worker too often."""
         check_settings(shard, work.on_error)
         summary, began, dataset = RunSummary(), time.perf_counter(), work.dataset
-        with TrajectoryWriter(out, resume=resume) as writer:
+        with ExitStack() as ends:
+            # An old file is not emptied before there is somebody who can fill it again.
+            crew = None if resume else self._crew(work, ends)
+            writer = ends.enter_context(TrajectoryWriter(out, resume=resume))
             left = left_to_do(dataset, shard, writer, summary)
             if left:
-                with ExitStack() as ends:
-                    ray, ours = self._connect()
-                    if ours:
-                        ends.callback(ray.shutdown)
-                    crew = _Crew(ray, self, work)
-                    ends.callback(crew.dismiss)
-                    self._drive(crew, left, writer, summary, work.title)
+                self._drive(crew or self._crew(work, ends), left, writer, summary, work.title)
         summary.seconds = time.perf_counter() - began
         return summary
+
+    def _crew(self, work: RolloutWork, ends: ExitStack) -> _Crew:
+        ray, ours = self._connect()
+        if ours:
+            ends.callback(ray.shutdown)
+        crew = _Crew(ray, self, work)
+        ends.callback(crew.dismiss)
+        return crew
 
     def _connect(self) -> tuple[ModuleType, bool]:
         """Ray, and whether the connection was made here; one that there is already is used as it is."""
         try:
             import ray
         except ImportError:
-            raise ValueError("engine=ray: Ray is not installed; pip install -e '.[ray]' in a clone on every node") from None
+            raise ValueError(
+                "engine=ray: Ray is not installed; pip install -e '.[ray]' in a clone on every node"
+            ) from None
         if ray.is_initialized():
             return ray, False
         local = {"include_dashboard": False} if self.address is None else {}

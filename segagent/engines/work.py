@@ -17,6 +17,7 @@ from segagent.environment import Environment
 from segagent.policies.base import Policy
 from segagent.policies.search import TreeSearch
 from segagent.run import RunSummary, refuse_launcher
+from segagent.types import InitKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,9 @@ class RolloutWork:
     samples: Sequence[int] | None = None
     record_seconds: bool = False
 
+    def __post_init__(self) -> None:
+        InitKind(self.init)  # a wrong one is told before data and weights are loaded
+
     @cached_property
     def dataset(self) -> Dataset:
         """Opened once in each process."""
@@ -57,8 +61,8 @@ class RolloutEngine(Protocol):
 
         Without `resume` the file is begun anew.
         The trajectories stand in the order of the samples, and at every moment `out` is a prefix of the finished file.
-        A sample that cannot be loaded stops it (`ValueError`) once those before it are written, or is left out and
-        reported with `work.on_error=skip`. Raises `ValueError` for unsound input, `OSError` when `out` cannot be
+        A sample that cannot be loaded or begun stops it (`ValueError`) once those before it are written, or is left out
+        and reported with `work.on_error=skip`. Raises `ValueError` for unsound input, `OSError` when `out` cannot be
         written.
         """
 

@@ -25,13 +25,16 @@ def clicks_needed(curves: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarra
     return np.where(reached, good.argmax(1) + 1, curves.shape[1]), reached
 
 
-def mean_interval(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean of `[N]` values, bootstrapped (Efron & Tibshirani, 1993, ch. 13)."""
-    random = np.random.default_rng(seed)
-    rows = max(1, 10_000_000 // len(values))  # bounds memory
-    means = [
-        values[random.integers(len(values), size=(min(rows, resamples - begin), len(values)))].mean(1)
-        for begin in range(0, resamples, rows)
-    ]
+def mean_interval(values: np.ndarray, image: np.ndarray, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the mean of `[N]` values, bootstrapped (Efron & Tibshirani, 1993, ch. 13).
+
+    image: number of the picture of each value, `[N]` from 0: values of one picture are drawn together.
+    """
+    random, images = np.random.default_rng(seed), int(image.max()) + 1
+    total, count = np.bincount(image, values, images), np.bincount(image, minlength=images)
+    rows, means = max(1, 10_000_000 // images), []  # bounds memory
+    for begin in range(0, resamples, rows):
+        drawn = random.integers(images, size=(min(rows, resamples - begin), images))
+        means.append(total[drawn].sum(1) / count[drawn].sum(1))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)

@@ -99,7 +99,7 @@ class ChoiceTree:
             else:
                 shares = (scores - logits[:, number].float().logsumexp(-1, keepdim=True)).exp()
                 found[:, fork.ends] = mass[:, number] * (1 - shares.sum(-1)).clamp(min=0).cpu().numpy()
-            below = mass[:, number, None] * shares.double().cpu().numpy()
+            below = mass[:, number, None] * shares.cpu().double().numpy()  # MPS has no float64
             for place, (node, text) in enumerate(zip(fork.nodes, fork.texts, strict=True)):
                 if node is None:
                     found[:, text] = below[:, place]

@@ -50,10 +50,11 @@ class Calibration:
         x, y = np.asarray(predicted, float), np.asarray(true, float)
         if not x.size or x.shape != y.shape:
             raise ValueError(f"{x.size} predicted and {y.size} true IoUs: give at least one, and as many of each")
-        order = np.argsort(x, kind="stable")
+        # Equal predictions are one point, else the map would depend on their order.
+        at, place, count = np.unique(x, return_inverse=True, return_counts=True)
         pools: list[list[float]] = []  # sum of x, sum of y, count
-        for at, level in zip(x[order].tolist(), y[order].tolist(), strict=True):
-            pools.append([at, level, 1.0])
+        for point in zip((at * count).tolist(), np.bincount(place, y).tolist(), count.tolist(), strict=True):
+            pools.append(list(point))
             while len(pools) > 1 and _violates(pools[-2], pools[-1]):
                 last = pools.pop()
                 pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
@@ -98,7 +99,7 @@ class Calibration:
 
 
 def _violates(before: list[float], after: list[float]) -> bool:
-    """Whether the level falls, or both stand at the same prediction."""
+    """Whether the level falls, or both stand at what rounding cannot tell apart."""
     falls = before[1] / before[2] > after[1] / after[2]
     return falls or after[0] / after[2] - before[0] / before[2] <= 1e-12
 

@@ -17,7 +17,8 @@ from segagent.types import Action, State
 
 class RewardModel(Protocol):
     """reads_replies: whether `score` wants what the proposer said of each state; if so, one call of the proposer serves
-    reward and next actions. expected_iou: whether it wants the IoU that these replies announce as an expectation over
+    reward and next actions. reads_all_replies: whether the first one of a state is not enough; may be missing.
+    expected_iou: whether it wants the IoU that these replies announce as an expectation over
     the model's probabilities (`Agent.propose`); may be missing."""
 
     reads_replies: bool
@@ -55,6 +56,7 @@ class PredictedIou:
             raise ValueError(f"reward.number=expected: the judge {type(judge).__name__} tells no probabilities")
         self.statistic, self.number, self.judge = statistic, number, judge
         self.reads_replies = judge is None
+        self.reads_all_replies = statistic == "mean"
         self.expected_iou = number == "expected"
         self.calibration = None if calibration is None else Calibration.load(calibration)
         fitted = self.calibration.number if self.calibration else None

@@ -90,6 +90,7 @@ class TreeSearch(ABC):
                 "or name an agent as proposer or as reward.judge"
             )
         self.proposer, self.reward, self.k = proposer, reward, k
+        self._reads_all = getattr(reward, "reads_all_replies", False)
         self.limits, self.keep_candidates = Limits(budget, stop_reward, patience), keep_candidates
         self.counts: Counter[str] = Counter()
 
@@ -179,12 +180,12 @@ class TreeSearch(ABC):
 
     def _ask(self, nodes: Sequence[Node]) -> list[list[Action]]:
         """The proposer's one call. Of a state that has ended, the first reply is all that is used, whatever else is in
-        the call."""
+        the call, unless the reward is of all replies."""
         states = [node.state for node in nodes]
-        count = self.k if any(state.end_reason is None for state in states) else 1
+        whole = [self._reads_all or state.end_reason is None for state in states]
         self.counts.update(states_seen=len(states), policy_calls=1)
-        replies = self.proposer.propose(states, count, **self._asked)
-        return [row if state.end_reason is None else row[:1] for state, row in zip(states, replies, strict=True)]
+        replies = self.proposer.propose(states, self.k if any(whole) else 1, **self._asked)
+        return [row if all_of_it else row[:1] for all_of_it, row in zip(whole, replies, strict=True)]
 
     def _distinct(self, actions: Sequence[Action]) -> list[Action]:
         """Without repetitions, and without replies that nobody could read as long as there are others."""
@@ -221,7 +222,8 @@ class _Beam(Tree):
     def result(self) -> State:
         """The line that the beam followed where the best mask lies on it, else the one that leads to the best mask."""
         last = self.beam[0]
-        return self.finished(last if self.best.number in last.path else self.best, last)
+        line = last if self.best.number in last.path else self.best
+        return self.finished(line, line if line.state.end_reason is not None else last)
 
 
 class Beam(TreeSearch):

@@ -17,7 +17,7 @@ def fig3(setup: Setup) -> Section:
     groups: dict[str, dict[str, Interval]] = {}
     for dataset in (config.easy, config.hard):
         words = [*setup.datasets[dataset], *limited(config.complexity.limit), *setup.segmenter, *setup.common]
-        words.append(f"max_clicks={config.complexity.max_clicks}")
+        words += [f"max_clicks={config.complexity.max_clicks}", f"resamples={config.resamples}"]
         done = setup.cells.run(Cell("complexity", f"complexity/{dataset}", tuple(words)))
         dones.append(done)
         content = json.loads(done.path.read_text(encoding="utf-8"))

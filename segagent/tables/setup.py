@@ -24,6 +24,8 @@ class Setup:
         for key in ("easy", "hard"):
             if config[key] not in self.datasets:
                 raise ValueError(f"{key}={config[key]}: is none of datasets, {', '.join(self.datasets)}")
+        if config.resamples < 1:
+            raise ValueError(f"resamples={config.resamples}: at least 1")
         self.segmenter = member_words("segmenter", config.segmenter, config)
         self.reward = member_words("reward", config.reward, config)
         self._mllm = member_words("mllm", config.mllm, config)

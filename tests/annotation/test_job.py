@@ -10,12 +10,13 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from segagent.annotation.job import annotate_config
-from segagent.annotation.outputs import segmentation_of
+from segagent.annotation.outputs import changed_coco, segmentation_of
 from segagent.configuration import compose_config
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import expand_checkpoints
 from segagent.masks import encode_rle, iou
 from segagent.policies.calibration import FILE_NAME, Calibration
+from segagent.types import InitKind, Trajectory
 
 SIZE = (36, 48)
 
@@ -168,6 +169,7 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (["images=none"], "none: no such folder"),
         (["mode=filter"], "say coco=FILE, or masks=DIR"),
         (["coco=x.json"], "leave out text, texts and masks"),
+        (["init=mask"], "init='mask': choose empty or box"),
         (["segmentation=points"], "choose rle or polygons"),
         (["filter.precision=90"], r"filter\.precision=90: in \(0, 1\]"),
         (["out={world}/images/out"], "lies in the folder of the pictures"),
@@ -179,6 +181,24 @@ def test_wrong_settings_are_refused_before_anything_is_done(world, tmp_path, set
     with pytest.raises(ValueError, match=message):
         do(tmp_path / "out", f"images={world}/images", "text=cup", *NOISY, *settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_told_to_be_worth_nothing_counts_before_one_that_was_not_judged(tmp_path):
+    size = {"height": 4, "width": 4}
+    content = {"images": [{"id": 1, "file_name": "a.png", **size}], "categories": [{"id": 1, "name": "c"}]}
+    rle = encode_rle(np.eye(4, dtype=bool))
+    content["annotations"] = [{"id": 5, "image_id": 1, "category_id": 1, "segmentation": rle}]
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    facts = {"image_name": "a.png", "text": "c", "target": None, "void": None, "object_id": 5}
+    made = [
+        Trajectory(
+            sample_id=f"5#{number}", init=InitKind.MASK, init_mask=rle, extras={"pred_iou": said}, **size, **facts
+        )
+        for number, said in enumerate((None, 0.0))
+    ]
+    for order in (made, made[::-1]):
+        (entry,) = changed_coco(tmp_path / "c.json", order, polygons=False, mode="filter")["annotations"]
+        assert (entry["sample_id"], entry["predicted_iou"]) == ("5#1", 0.0)
 
 
 def test_holes_stay_in_polygon_files():

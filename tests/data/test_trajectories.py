@@ -166,3 +166,11 @@ def test_a_full_disk_leaves_whole_lines_and_says_how_to_go_on(tmp_path, one):
         with pytest.raises(OSError, match=r"No space left on device while writing .*t.jsonl.*resume=true"):
             writer.write([replace(one, sample_id="b")])
     assert path.read_bytes() == whole
+
+
+def test_a_lone_surrogate_of_a_served_model_is_kept(tmp_path, one):
+    made = replace(one, end_text="caf\u00e9 \ud83d")
+    with TrajectoryWriter(tmp_path / "t.jsonl") as writer:
+        writer.write([made])
+    (again,) = read_trajectories(tmp_path / "t.jsonl")
+    assert again.end_text == made.end_text

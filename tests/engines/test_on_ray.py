@@ -215,6 +215,10 @@ def test_without_ray_it_says_what_to_install(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"engine=ray: Ray is not installed; pip install -e '.\[ray\]'"):
         simulate(photos, tmp_path / "t.jsonl", "engine=ray")
+    (tmp_path / "t.jsonl").write_text("hours of work")
+    with pytest.raises(ValueError, match="Ray is not installed"):
+        simulate(photos, tmp_path / "t.jsonl", "engine=ray", "overwrite=true")
+    assert (tmp_path / "t.jsonl").read_text() == "hours of work"
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,11 @@ def test_unsound_settings_are_named(script, model, made, tmp_path):
     other = composed(model, made, "resume=true", "parts=[table4]", "training.steps=2", "improvement.steps=1")
     with pytest.raises(ValueError, match=r"training.settings.yaml: cannot .*table4, .*: steps \(1 then, 2 now\)"):
         script.main(other)
+    forgotten = composed(model, made, "resume=true", "parts=[table4]")
+    with pytest.raises(ValueError, match=r"training.settings.yaml: cannot .*: steps \(1 then, 0 now\)"):
+        script.main(forgotten)
+    with pytest.raises(ValueError, match="resamples=0: at least 1"):
+        script.main(composed(model, tmp_path, "resamples=0"))
     with pytest.raises(ValueError, match="say resume=true to go on"):
         script.main(composed(model, made))
     without = composed(model, tmp_path, "parts=[table1]")

@@ -22,6 +22,19 @@ def test_distinct_predictions_are_fitted_as_scipy_does(pairs):
     np.testing.assert_allclose([fitted(one) for one in centres], levels, atol=1e-6)
 
 
+@given(PAIRS, st.randoms())
+def test_equal_predictions_are_one_point_in_whatever_order(pairs, random):
+    shuffled = random.sample(pairs, len(pairs))
+    fits = [Calibration.fit([x / 100 for x, _ in one], [y for _, y in one]) for one in (pairs, shuffled)]
+    np.testing.assert_allclose(fits[0].predicted, fits[1].predicted, atol=1e-9)
+    np.testing.assert_allclose(fits[0].true, fits[1].true, atol=1e-9)
+    places = np.unique([x for x, _ in pairs])
+    groups = [[y for x, y in pairs if x == one] for one in places]
+    expected = isotonic_regression([np.mean(ys) for ys in groups], weights=[len(ys) for ys in groups]).x
+    ends = [fits[0](places[k] / 100) for k in (0, -1)]  # where no other pool has a say
+    np.testing.assert_allclose(ends, [expected[0], expected[-1]], atol=1e-6)
+
+
 @given(PAIRS)
 def test_it_never_falls_and_stays_in_range(pairs):
     calibration = Calibration.fit([x / 100 for x, _ in pairs], [y for _, y in pairs])

@@ -388,3 +388,24 @@ def test_a_dialogue_without_words_for_an_iou_is_refused_before_anything_is_done(
     proposer = SimpleNamespace(propose=None, dialogue=Dialogue(system="", prompt="{description}"))
     with pytest.raises(ValueError, match=r"PredictedIou: .* no wording for an IoU; choose another reward"):
         Beam(proposer=proposer, reward=PredictedIou())
+
+
+def test_a_best_mask_that_ended_itself_keeps_its_own_end(sample_of):
+    """The beam goes on with the other branch, whose last reply nobody can read."""
+    end = Action(end=EndReason.FINISHED, text="Finish")
+    answers = {(): at(0, 1), (0,): [end, *at(1)], (1,): [end, *at(1)]}
+    garbage = [Action(end=EndReason.UNPARSABLE, text="?")]
+    table = {(0,): 50, (1,): 10, (0, 1): 30, (1, 1): 20}
+    _, environment, start = world(sample_of, table, max_clicks=3)
+    proposer = Recorded(lambda state: answers.get(tuple(columns(state)), garbage))
+    (found,) = finish([start], Beam(proposer=proposer, reward=TrueIou(), k=2, width=2), environment)
+    assert columns(found) == [0] and found.extras["returned"] == 1
+    assert (found.end_reason, found.end_text) == (EndReason.FINISHED, "Finish")
+
+
+def test_the_mean_over_all_replies_is_of_all_of_them_at_the_last_mask_too(sample_of):
+    replies = [Action(click=Click(0, 0), predicted_iou=iou, text="") for iou in (0.2, 0.4)]
+    _, environment, start = world(sample_of, {(0,): 10}, max_clicks=1)
+    search = Beam(proposer=Recorded(lambda _: replies), reward=PredictedIou(statistic="mean"), k=2)
+    (found,) = finish([start], search, environment)
+    assert found.steps[0].action.predicted_iou == found.extras["pred_iou"] == pytest.approx(0.3)
