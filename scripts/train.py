@@ -28,6 +28,8 @@ def main(config: DictConfig) -> int:
     is_main = trainer.accelerator.is_main_process
     if is_main:
         claim_output(out / "train.csv", config, out / "train.csv")
+        if not config.resume:
+            tracker.forget()
     trainer.accelerator.wait_for_everyone()
     with tracker if is_main else nullcontext():
         progress = trainer.run(resume=config.resume)

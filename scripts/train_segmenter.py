@@ -92,6 +92,8 @@ def main(config: DictConfig) -> int:
     trainer = make_trainer(config, tracker)
     if trainer.processes.is_main:
         claim_output(out / "train.csv", config, out / "train.csv")
+        if not config.resume:
+            tracker.forget()
     trainer.processes.wait()
     with tracker if trainer.processes.is_main else nullcontext():
         progress = trainer.run(resume=config.resume)

@@ -21,7 +21,7 @@ from segagent.data.base import Dataset
 from segagent.data.trajectories import read_trajectories
 from segagent.engines.in_process import InProcess
 from segagent.engines.work import RolloutWork
-from segagent.entry import beside, claim_output, write_text
+from segagent.entry import RUN_KEYS, beside, claim_output, write_text
 from segagent.improvement.figures import (
     Figures,
     draw_rounds,
@@ -30,12 +30,12 @@ from segagent.improvement.figures import (
     training_figures,
 )
 from segagent.improvement.folder import RoundFolder
-from segagent.improvement.rollouts import check_parts, part_of, roll_out_shared
+from segagent.improvement.rollouts import PACE_KEYS, check_parts, part_of, roll_out_shared
 from segagent.improvement.selection import select
 from segagent.policies.search import TreeSearch
 from segagent.training.examples import TaskMix
 from segagent.training.sft_data import build_pictures, trajectory_files
-from segagent.training.sft_setup import dialogue_of, load_model, make_trainer
+from segagent.training.sft_setup import check_training, make_trainer
 from segagent.training.tracking import Tracker
 from segagent.training.trajectory_index import read_states
 
@@ -77,10 +77,10 @@ class Improvement:
 
     def check(self) -> None:
         """Reads S_0 and D_0 as the trainings will. Raises `ValueError` for what they would refuse hours later."""
-        dialogue, tasks = dialogue_of(load_model(self.config)), TaskMix(**self.config.tasks)
-        tasks.check(dialogue)
+        dialogue = check_training(self.config, self.accelerator)
         if self.method.needs_start:
-            read_states(self.start, build_pictures(self.config), dialogue, tasks=tasks.names)
+            names = TaskMix(**self.config.tasks).names
+            read_states(self.start, build_pictures(self.config), dialogue, tasks=names)
 
     def run(self) -> list[Figures]:
         """Does what is left of all rounds; their figures, S_0's first where it was measured."""
@@ -116,7 +116,7 @@ class Improvement:
                 f"{folder.rollouts}: was begun by one process or is joined; go on with resume=true and without shard"
             )
         part = part_of(folder.rollouts, shard)
-        claim_output(part, self.config, part)
+        claim_output(part, self.config, part, but=(*RUN_KEYS, *PACE_KEYS))
         if self.config.overwrite:
             part.unlink(missing_ok=True)
         check_parts(folder.rollouts, self.config)

@@ -26,8 +26,13 @@ class CellTargets:
     places: np.ndarray | Tensor
 
     @classmethod
-    def of(cls, target: np.ndarray, mask: np.ndarray, click: Click | None, grid: int) -> Self:
-        """target, mask: `[H, W]` bool. click: the one to be made. grid: cells a side."""
+    def of(
+        cls, target: np.ndarray, mask: np.ndarray, click: Click | None, grid: int, void: np.ndarray | None = None
+    ) -> Self:
+        """target, mask: `[H, W]` bool. click: the one to be made. grid: cells a side. void: `[H, W]` bool, pixels that
+        need nothing."""
+        if void is not None:
+            target, mask = target & ~void, mask & ~void
         return cls(
             needs=cell_needs(target, mask, grid),
             points=deepest_points(np.stack([region_depths(target & ~mask), region_depths(mask & ~target)]), grid),

@@ -44,6 +44,8 @@ class ClickGaze:
     def __init__(self, mllm: Osprey, dialogue: Dialogue) -> None:
         if not isinstance(mllm, Osprey):
             raise ValueError(f"train.gaze: is for nano and its like, not for {type(mllm).__name__}; set it to 0")
+        if not hasattr(mllm.tokenizer, "digit_tokens"):
+            raise ValueError("train.gaze: asks for tokens that are digits, which this tokenizer has not; set it to 0")
         tokenizer, signs = mllm.tokenizer, (dialogue.positive, dialogue.negative)
         self.signs = [tokenizer.encode(f"{before}{sign}: (")[-1] for sign in signs for before in ("", ", ")]
         self.ends = list(tokenizer.end_tokens)

@@ -7,13 +7,11 @@ refused there, never cut.
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,6 +21,7 @@ from segagent.environment import stable_generator
 from segagent.mllm.base import MLLM
 from segagent.training.cell_targets import CellTargets
 from segagent.training.examples import Example, Examples
+from segagent.training.workers import quiet_worker, told_plainly
 
 IGNORED = -100
 
@@ -141,23 +140,14 @@ class _Batches:
         return len(self.numbers)
 
 
-def quiet_worker(_: int) -> None:
-    """Workers are many: each keeps to one thread. And they take only the time that the training process leaves: on a
-    CPU its threads wait for each other, so that whoever interrupts one of them stops all."""
-    if hasattr(os, "nice"):
-        os.nice(19)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-
-
 def sft_batches(
     plan: BatchPlan, collator: Collator, first: int, end: int, workers: int, share: tuple[int, int] = (0, 1)
-) -> Iterable[SftBatch]:
+) -> Iterator[SftBatch]:
     """Batches first..end of the run in order, made by `workers` processes (0: by this one).
 
     share: (rank, count) of a training process: it gets every count-th batch, from the rank-th on.
     """
-    return DataLoader(
+    loader = DataLoader(
         plan.examples,
         batch_sampler=_Batches(plan, first, end, share),
         collate_fn=collator,
@@ -167,3 +157,4 @@ def sft_batches(
         # As for the segmenter: neither `fork` (thread pools) nor `forkserver` (outlives a killed training).
         multiprocessing_context="spawn" if workers else None,
     )
+    return told_plainly(loader)

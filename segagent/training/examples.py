@@ -21,7 +21,7 @@ from segagent.masks import bounding_box, decode_rle, iou, next_click
 from segagent.training.cell_targets import CellTargets
 from segagent.training.mask_noise import perturbed
 from segagent.training.trajectory_index import TASKS, StateTable, iou_of_state
-from segagent.types import Sample, Trajectory
+from segagent.types import Click, Sample, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +181,16 @@ class Examples:
             open=set(said) == {"predicted_iou"},
             weight=self.weights.get(task, 1.0),
             cells=None if self.cells is None else self.cells(int(self.states.sample[row])),
-            asked=None
-            if self.grid is None or sample.target is None
-            else CellTargets.of(sample.target, mask, said.get("click"), self.grid),
+            asked=None if self.grid is None else self._asked(sample, mask, said.get("click")),
         )
+
+    def _asked(self, sample: Sample, mask: np.ndarray, click: Click | None) -> CellTargets:
+        if sample.target is None:
+            raise ValueError(
+                f"sample {sample.sample_id!r}: its trajectory has no target, which train.needs and train.gaze ask for; "
+                "set them to 0, or learn from trajectories on data with masks"
+            )
+        return CellTargets.of(sample.target, mask, click, self.grid, sample.void)
 
     def _perturbed(self, sample: Sample, mask: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, dict]:
         """(mask, what is to be said of it); the mask of the state where the target is empty."""

@@ -7,7 +7,7 @@ another one; what it should say is what the annotator would.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -29,8 +29,9 @@ class GeneratedStates:
 
     dataset: has `scene` and `ask`, as refshapes and mixtures of it. dialogue: how the model speaks; it announces IoUs.
     empty: share of pictures without a mask. other: share of the rest whose mask is of another thing. questions: in a
-    row about one sample's picture. grid: see `Examples`. cells: see `Examples`. seed: of all that is drawn. Raises
-    `ValueError` for a dataset of pictures that were not generated, and for shares outside [0, 1].
+    row about one sample's picture. weight: of their tokens in the loss. hidden: names of pictures that are left out.
+    grid, cells: see `Examples`. seed: of all that is drawn. Raises `ValueError` for a dataset of pictures that were not
+    generated, and for shares outside [0, 1].
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class GeneratedStates:
         empty: float = 0.4,
         other: float = 0.3,
         questions: int = 1,
+        weight: float = 1.0,
+        hidden: Collection[str] = (),
         grid: int | None = None,
         cells: Callable[[int], np.ndarray] | None = None,
         seed: int = 0,
@@ -57,6 +60,7 @@ class GeneratedStates:
             raise ValueError(f"generated.questions={questions}: at least 1")
         self.dataset, self.dialogue, self.seed = dataset, dialogue, seed
         self.empty, self.other, self.questions = empty, other, questions
+        self.weight, self.hidden = weight, frozenset(hidden)
         self.grid, self.cells = grid, cells
         # Trainings that go on from each other see other pictures.
         self.first = int(stable_generator("first picture", seed).integers(len(dataset)))
@@ -66,9 +70,8 @@ class GeneratedStates:
 
     def __getitem__(self, number: int) -> Example:
         place, turn = divmod(number, self.questions)
-        index = (self.first + place) % len(self.dataset)
+        index, sample = self._sample(place, turn)
         random = stable_generator("generated", self.seed, number)
-        sample = self.dataset.ask(index, turn)
         mask = self._mask(sample, index, random)
         said: dict = {"predicted_iou": iou(mask, sample.target, sample.void)} if self.dialogue.iou else {}
         click = next_click(sample.target, mask, (), sample.void)
@@ -78,10 +81,22 @@ class GeneratedStates:
             observation=self.dialogue.observe(sample.image, mask, sample.text),
             answer=self.dialogue.format(width=sample.width, height=sample.height, **said),
             task="perturbed",
+            weight=self.weight,
             sample=sample,
             mask=mask,
             cells=None if self.cells is None else self.cells(index),
-            asked=None if self.grid is None else CellTargets.of(sample.target, mask, click, self.grid),
+            asked=None if self.grid is None else CellTargets.of(sample.target, mask, click, self.grid, sample.void),
+        )
+
+    def _sample(self, place: int, turn: int) -> tuple[int, Sample]:
+        """The question at a place, or the next one about a picture that is not hidden."""
+        for index in range(self.first + place, self.first + place + len(self.dataset)):
+            sample = self.dataset.ask(index % len(self.dataset), turn)
+            if sample.image_name not in self.hidden:
+                return index % len(self.dataset), sample
+        raise ValueError(
+            f"validation.limit: its trajectories are of all {len(self.dataset)} samples of data, so that no generated "
+            "picture is left to learn from; hold out fewer, or raise data.limit"
         )
 
     def _mask(self, sample: Sample, index: int, random: np.random.Generator) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,15 @@ def summed(state: PartialState | Accelerator, values: Sequence[float]) -> list[f
 def gathered(state: PartialState | Accelerator, rows: list[Any]) -> list[Any]:
     """The rows of all processes, in order of rank; the same in each."""
     return gather_object(rows) if state.num_processes > 1 else rows
+
+
+def check_same_step(steps: Sequence[int], folder: Path) -> None:
+    """Raises `ValueError` when processes would go on from different steps of the run in `folder`."""
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"{folder}: the processes would go on from the steps {sorted(set(steps))}; out= must be one folder that "
+            "all machines see"
+        )
 
 
 class Processes:

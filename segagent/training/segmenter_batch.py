@@ -5,12 +5,11 @@ So the order of worker processes, a restart, or another batch size never changes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from segagent.data.base import Dataset
 from segagent.environment import stable_generator
 from segagent.training.augmentation import Crop, CropAugmentation, View
 from segagent.training.click_sampling import ClickSampler
+from segagent.training.workers import quiet_worker, told_plainly
 from segagent.types import Click
 
 # Samples that stay together when the order is shuffled: neighbours often share a picture, which is then made once.
@@ -114,29 +114,24 @@ def collate(rows: Sequence[tuple[int, Crop, tuple[Click, ...]]]) -> Batch:
     return Batch(numbers, whole, part, torch.tensor([crop.window for crop in crops]), clicks)
 
 
-def _single_thread(_: int) -> None:
-    """Workers are many: each keeps to one thread."""
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-
-
 def batches(
     crops: TrainingCrops, first: int, end: int, batch_size: int, workers: int, share: tuple[int, int] = (0, 1)
-) -> Iterable[Batch]:
+) -> Iterator[Batch]:
     """The batches of samples first..end of the run, in order, made by `workers` processes (0: by this one).
 
     share: (rank, count) of a training process: it gets every count-th batch, from the rank-th on.
     """
     rank, count = share
     starts = range(first + rank * batch_size, end, count * batch_size)
-    return DataLoader(
+    loader = DataLoader(
         crops,
         batch_sampler=[range(start, min(start + batch_size, end)) for start in starts],
         collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_single_thread,
+        worker_init_fn=quiet_worker,
         # Not `fork`: a copy of a process whose thread pools run (torch, OpenCV) may wait forever for threads that it
         # does not have. Not `forkserver`: when this process is killed, its workers would live on.
         multiprocessing_context="spawn" if workers else None,
     )
+    return told_plainly(loader)

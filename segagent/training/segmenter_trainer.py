@@ -26,7 +26,7 @@ from segagent.segmenters.simpleclick_vit import SimpleClickNet
 from segagent.training.click_rounds import ClickRounds, NetworkInput
 from segagent.training.focal import normalized_focal_loss
 from segagent.training.optimization import OptimizerSettings, build_optimizer, learning_rate, set_learning_rate
-from segagent.training.parallel import Processes
+from segagent.training.parallel import Processes, check_same_step
 from segagent.training.run_folder import Progress
 from segagent.training.segmenter_batch import Batch, TrainingCrops, batches
 from segagent.training.segmenter_checkpoint import RunFolder
@@ -104,6 +104,7 @@ class SegmenterTrainer:
                 self.folder.clear()
         self.processes.wait()
         progress = self.folder.load(self.network, self.optimizer, self.scaler)
+        check_same_step(self.processes.gather([progress.step]), self.folder.path)
         if self.processes.is_main:
             for log in (self.step_log, self.validation_log):
                 log.cut(progress.step)
@@ -125,7 +126,7 @@ class SegmenterTrainer:
     def _stream(self, step: int, end: int) -> Iterator[Batch]:
         size, share = self.settings.batch_size, (self.processes.rank, self.processes.count)
         per_step = self._samples_per_step()
-        return iter(batches(self.crops, step * per_step, end * per_step, size, self.settings.workers, share))
+        return batches(self.crops, step * per_step, end * per_step, size, self.settings.workers, share)
 
     def _samples_per_step(self) -> int:
         return self.settings.batch_size * self.settings.accumulate * self.processes.count
@@ -180,6 +181,9 @@ class SegmenterTrainer:
             share = self.processes.rank, self.processes.count
             curves = self.processes.gather(list(self.validation.curves(self.network, share)))
             self._validate(progress, figures_of(np.stack(curves)))
+        # Before the checkpoint: a run that is resumed from it does not come here again.
+        if self.processes.is_main and (finished or progress.step % self.settings.validate_every == 0):
+            draw_curves(self.step_log.rows(), self.validation_log.rows(), self.folder.path / "curve.png")
         if self.processes.is_main and (last or progress.step % self.settings.checkpoint_every == 0):
             self.folder.save(self.network, self.optimizer, self.scaler, progress)
         if last:
@@ -198,4 +202,3 @@ class SegmenterTrainer:
         tqdm.write(f"step {progress.step}: {told}  IoU@1 {figures.iou_by_click[0]:.3f}", file=sys.stderr)
         if better:
             self.folder.save_best(self.network)
-        draw_curves(self.step_log.rows(), self.validation_log.rows(), self.folder.path / "curve.png")

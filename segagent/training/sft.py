@@ -2,7 +2,8 @@
 
 A step is a function of the weights and its number: a run that was stopped and resumed on a CPU has, bit for bit, the
 weights and losses of one that was not. Several processes share a step's batches; the loss is the mean over all tokens
-of the step, whoever has them, so that their number changes nothing but the order of sums.
+of the step, whoever has them, so that their number changes nothing but the order of sums (and, where a tower with batch
+norm is trained, its running statistics: they are of the first process's passes).
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from segagent.mllm.base import MLLM
 from segagent.training.collate import IGNORED, BatchPlan, Collator, SftBatch, sft_batches
 from segagent.training.examples import Examples
 from segagent.training.optimization import learning_rate, set_learning_rate
-from segagent.training.parallel import gathered, summed
+from segagent.training.parallel import check_same_step, gathered, summed
 from segagent.training.run_folder import Progress
 from segagent.training.sft_checkpoint import SftFolder
 from segagent.training.sft_curves import draw_sft_curves
 from segagent.training.sft_network import build_sft_optimizer, prepare_network, schedule
-from segagent.training.sft_processes import is_sharded
+from segagent.training.sft_processes import check_sharing, is_sharded
 from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import COLUMNS, SftValidation, figures_of, score_of
 from segagent.training.tracking import Tracker
@@ -106,16 +107,7 @@ class SftTrainer:
         self.mllm, self.examples, self.folder, self.settings = mllm, examples, folder, settings
         self.validation, self.accelerator, self.tracker, self.seed = validation, accelerator, tracker, seed
         self.auxiliary = list(auxiliary)
-        if self.auxiliary and is_sharded(accelerator):
-            raise ValueError(
-                "train.auxiliary, train.needs, train.gaze: ask for weights that no process has whole under FSDP or "
-                "DeepSpeed; share out the batches only (configs/accelerate/ddp.yaml), or set them to 0"
-            )
-        if settings.optimizer == "muon" and is_sharded(accelerator):
-            raise ValueError(
-                "train.optimizer=muon: needs whole matrices, which no process has under FSDP or DeepSpeed; share out "
-                "the batches only (configs/accelerate/ddp.yaml), or set train.optimizer=adamw"
-            )
+        check_sharing(settings, accelerator)
         with torch.random.fork_rng(devices=[]):  # LoRA layers begin at random
             torch.manual_seed(seed)
             prepare_network(mllm, settings)
@@ -141,13 +133,14 @@ class SftTrainer:
                 self.folder.clear()
         accelerator.wait_for_everyone()
         progress = self.folder.load(self.mllm, self.optimizer, accelerator)
+        check_same_step(gathered(accelerator, [progress.step]), self.folder.path)
         if accelerator.is_main_process:
             for log in (self.step_log, self.validation_log):
                 log.cut(progress.step)
         end = min(self.steps, stop_at or self.steps)
         passes = accelerator.gradient_accumulation_steps * accelerator.num_processes
         workers = self.settings.workers
-        stream = iter(sft_batches(self.plan, self.collator, progress.step * passes, end * passes, workers, self._share))
+        stream = sft_batches(self.plan, self.collator, progress.step * passes, end * passes, workers, self._share)
         hidden = None if accelerator.is_main_process else True  # None: only in a terminal
         bar = tqdm(total=self.steps, initial=progress.step, desc="train", unit="step", disable=hidden, file=sys.stderr)
         with bar:
@@ -247,12 +240,17 @@ class SftTrainer:
     def _taught(self) -> list[dict[str, float]]:
         """Loss and token accuracy of this process's held-out examples, a row per batch."""
         rows = []
-        # Sharded weights are gathered in step: every process must make as many passes.
-        share = (0, 1) if is_sharded(self.accelerator) else self._share
+        # Sharded weights are gathered in step: every process must make as many passes. Otherwise some may have no
+        # example: the rest is asked without DDP's wrapper, whose first pass waits for all.
+        sharded = is_sharded(self.accelerator)
+        share, network = ((0, 1), self.prepared) if sharded else (self._share, self.mllm.network)
         for examples in self.validation.taught(share):
             batch = placed(self.collator(examples), self.accelerator.device)
-            losses, weights, right = answer_losses(self.prepared, batch)
-            count = float(len(right))
-            loss = float((losses * weights).sum() / weights.sum())
-            rows.append({"loss": loss, "token_accuracy": float(right.sum()) / count, "tokens": count})
+            with self.accelerator.autocast():
+                losses, weights, right = answer_losses(network, batch)
+            count, weight = float(len(right)), float(weights.sum())
+            row = {"token_accuracy": float(right.sum()) / count, "tokens": count}
+            if weight > 0:
+                row |= {"loss": float((losses * weights).sum()) / weight, "weight": weight}
+            rows.append(row)
         return rows

@@ -58,7 +58,7 @@ def make_examples(
             dialogue=dialogue,
             tasks=tasks,
             seen=seen,
-            weights=dict(config.loss_weights),
+            weights=dict(config.get("loss_weights", {})),  # none where another trainer learns
             cells=None if words is None else CellWords(dataset, words),
             grid=needs,
             seed=config.seed,
@@ -71,11 +71,14 @@ def with_generated(
     config: DictConfig,
     dialogue: Dialogue,
     examples: Examples | None,
+    held_out: Examples | None = None,
     *,
     words: int | None = None,
     needs: int | None = None,
 ) -> Examples | Alternating | GeneratedStates:
     """`generated.share` of the examples are fresh states of generated pictures. examples: None with a share of 1.
+
+    held_out: examples whose pictures are not learnt from.
 
     words, needs: see `make_examples`. Raises `ValueError` for a share outside [0, 1], and for lengths to group by.
     """
@@ -92,5 +95,14 @@ def with_generated(
         )
     dataset = build_pictures(config)
     cells = None if words is None else CellWords(dataset, words)
-    made = GeneratedStates(dataset=dataset, dialogue=dialogue, cells=cells, grid=needs, seed=config.seed, **settings)
+    made = GeneratedStates(
+        dataset=dataset,
+        dialogue=dialogue,
+        weight=config.loss_weights.get("perturbed", 1.0),
+        hidden=set() if held_out is None else {dataset[int(k)].image_name for k in set(held_out.states.sample)},
+        cells=cells,
+        grid=needs,
+        seed=config.seed,
+        **settings,
+    )
     return made if share == 1 else Alternating(examples, made, share)

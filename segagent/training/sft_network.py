@@ -35,10 +35,15 @@ def _linear_layers(network: nn.Module) -> list[str]:
 def prepare_network(mllm: MLLM, settings: SftSettings) -> None:
     """Freezes, adds LoRA layers and sets precisions, in place. What is trained is float32 afterwards.
 
-    Raises `ValueError` for a quantized model without LoRA, for an adapter that is to be trained on, and when nothing is
-    left to train.
+    Raises `ValueError` for a quantized model without LoRA, for an adapter that is not merged or is to get another one,
+    and when nothing is left to train.
     """
     network = mllm.network
+    if isinstance(network, PeftModel):
+        raise ValueError(
+            f"mllm={mllm.path}: is an adapter beside its base, and only the adapter would be kept; set "
+            "mllm.merge_adapter=true, with train.lora_rank=0 (trains the whole model), or begin from the base"
+        )
     quantized = bool(getattr(network, "is_quantized", False))
     if quantized and not settings.lora_rank:
         raise ValueError("a quantized model cannot be trained whole: set train.lora_rank (QLoRA), or quantization=none")
@@ -72,10 +77,15 @@ def _with_lora(mllm: MLLM, network: nn.Module, settings: SftSettings) -> nn.Modu
     # peft freezes all that is not its own.
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     if isinstance(mllm, TransformersVLM):
-        if isinstance(network, PeftModel) or (Path(mllm.path) / "adapter_config.json").is_file():
+        if (Path(mllm.path) / "adapter_config.json").is_file():
             raise ValueError(
-                f"mllm={mllm.path}: is an adapter; training goes on with its own run (resume=true), or from a whole "
-                "model: merge it into its base first"
+                f"mllm={mllm.path}: is an adapter, and cannot get another one; go on with its own run (resume=true), "
+                "train the whole model (train.lora_rank=0), or begin from a whole one"
+            )
+        if any(part_of(name) == "vision" for name in trained):
+            raise ValueError(
+                f"train.lora_rank={settings.lora_rank}, train.frozen={list(settings.frozen)}: an adapter keeps no "
+                "vision part; add vision to train.frozen, or set train.lora_rank=0"
             )
         # A projector that is trained as well is kept whole in the adapter's folder.
         lora.modules_to_save = sorted({_module_to_save(name) for name in trained}) or None
@@ -104,7 +114,7 @@ def build_sft_optimizer(network: nn.Module, settings: SftSettings) -> torch.opti
         if parameter.requires_grad:
             part, matrix = part_of(name), parameter.ndim > 1
             # Word embeddings and output layer are matrices of words, few of which a batch has.
-            inner = matrix and part == "language" and ".layers." in name
+            inner = parameter.ndim == 2 and part == "language" and ".layers." in name
             groups.setdefault((inner, part == "vision", matrix), []).append(parameter)
     parts: tuple[list[dict], list[dict]] = ([], [])
     for (inner, vision, matrix), parameters in groups.items():

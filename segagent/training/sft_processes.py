@@ -5,6 +5,7 @@ In: accelerate's environment. Out: an `Accelerator`. Nothing else of the trainin
 
 from __future__ import annotations
 
+import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
 
@@ -16,8 +17,11 @@ _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 def start_processes(device: str, settings: SftSettings) -> Accelerator:
     """The accelerator of this process. device: see `devices.torch_device`; with several processes each has its own."""
-    cpu = torch_device(device).type == "cpu"
+    asked = torch_device(device)
+    cpu = asked.type == "cpu"
     count = PartialState(cpu=cpu).num_processes
+    if count == 1 and asked.type == "cuda" and asked.index is not None:
+        torch.cuda.set_device(asked)  # accelerate takes the current one
     # With a vision part that is trained, some of its last layers are not on the way to the loss.
     unused = DistributedDataParallelKwargs(find_unused_parameters="vision" not in settings.frozen)
     accelerator = Accelerator(
@@ -32,6 +36,22 @@ def start_processes(device: str, settings: SftSettings) -> Accelerator:
         engine["train_micro_batch_size_per_gpu"] = settings.batch_size  # it would ask a data loader, and gets none
         engine["gradient_clipping"] = settings.clip_norm  # it clips by itself
     return accelerator
+
+
+def check_sharing(settings: SftSettings, accelerator: Accelerator) -> None:
+    """Raises `ValueError` for settings that weights which are shared out do not allow."""
+    if not is_sharded(accelerator):
+        return
+    if settings.auxiliary or settings.needs or settings.gaze:
+        raise ValueError(
+            "train.auxiliary, train.needs, train.gaze: ask for weights that no process has whole under FSDP or "
+            "DeepSpeed; share out the batches only (configs/accelerate/ddp.yaml), or set them to 0"
+        )
+    if settings.optimizer == "muon":
+        raise ValueError(
+            "train.optimizer=muon: needs whole matrices, which no process has under FSDP or DeepSpeed; share out "
+            "the batches only (configs/accelerate/ddp.yaml), or set train.optimizer=adamw"
+        )
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

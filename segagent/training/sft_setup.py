@@ -5,6 +5,8 @@ Shared by the entries that train (scripts/train.py, scripts/improve.py).
 
 from __future__ import annotations
 
+import copy
+
 from accelerate import Accelerator
 from omegaconf import DictConfig
 
@@ -13,16 +15,17 @@ from segagent.dialogue import Dialogue, load_dialogue
 from segagent.mllm.base import MLLM
 from segagent.training.cell_needs import CellNeeds
 from segagent.training.click_gaze import ClickGaze
-from segagent.training.collate import without_weights
-from segagent.training.examples import Examples
+from segagent.training.collate import Collator, without_weights
+from segagent.training.examples import Examples, TaskMix
 from segagent.training.sft import Auxiliary, SftTrainer, out_of_memory_told
 from segagent.training.sft_checkpoint import SftFolder
-from segagent.training.sft_data import make_examples, with_generated
-from segagent.training.sft_processes import is_sharded, start_processes
+from segagent.training.sft_data import build_pictures, make_examples, with_generated
+from segagent.training.sft_network import prepare_network
+from segagent.training.sft_processes import check_sharing, is_sharded, start_processes
 from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import SftValidation
 from segagent.training.tracking import Tracker
-from segagent.training.visual_words import VisualWords
+from segagent.training.visual_words import CellWords, VisualWords
 
 
 def dialogue_of(mllm: MLLM) -> Dialogue:
@@ -60,17 +63,18 @@ def make_trainer(config: DictConfig, tracker: Tracker) -> SftTrainer:
 
 def _trainer(config: DictConfig, settings: SftSettings, tracker: Tracker) -> SftTrainer:
     accelerator = start_processes(config.device, settings)
+    config = copy.deepcopy(config)  # the entry keeps what the user said
     place(config, accelerator)
     mllm = load_model(config)
     dialogue = dialogue_of(mllm)
     auxiliary, cells = auxiliary_losses(mllm, dialogue, settings)
     learnt = held_out = None
     if config.data.trajectories is not None or config.generated.share < 1:
-        seen, held_out = without_weights(mllm).seen_size, config.validation.limit
-        learnt, held_out = make_examples(config, dialogue, held_out=held_out, seen=seen, **cells)
+        seen, count = without_weights(mllm).seen_size, config.validation.limit
+        learnt, held_out = make_examples(config, dialogue, held_out=count, seen=seen, **cells)
     return SftTrainer(
         mllm=mllm,
-        examples=with_generated(config, dialogue, learnt, **cells),
+        examples=with_generated(config, dialogue, learnt, held_out, **cells),
         folder=SftFolder(config.out, keep=settings.keep),
         settings=settings,
         validation=None if held_out is None else make_validation(config, held_out),
@@ -79,6 +83,24 @@ def _trainer(config: DictConfig, settings: SftSettings, tracker: Tracker) -> Sft
         seed=config.seed,
         auxiliary=auxiliary,
     )
+
+
+def check_training(config: DictConfig, accelerator: Accelerator) -> Dialogue:
+    """The dialogue that would be learnt. Raises `ValueError` for what a training with these settings would refuse; for
+    who does something else first. The model is loaded, and dropped again."""
+    settings = build(config.train)
+    check_sharing(settings, accelerator)
+    config = copy.deepcopy(config)
+    place(config, accelerator)
+    mllm = load_model(config)
+    dialogue = dialogue_of(mllm)
+    TaskMix(**config.tasks).check(dialogue)
+    _, cells = auxiliary_losses(mllm, dialogue, settings)
+    if "words" in cells:
+        CellWords(build_pictures(config), cells["words"])
+    Collator(mllm, settings.digit_decay)
+    prepare_network(mllm, settings)
+    return dialogue
 
 
 def auxiliary_losses(

@@ -31,11 +31,11 @@ def click_is_right(click: Click, target: np.ndarray, mask: np.ndarray, void: np.
 
 def figures_of(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """Rows of all states -> means, by `COLUMNS`; NaN where no row has a value. `loss` and `token_accuracy` are per
-    token (`tokens` says how many a row has)."""
-    figures = {}
+    token (a row has `tokens`, which count `weight` in the loss)."""
+    figures, of = {}, {"loss": "weight", "token_accuracy": "tokens"}
     for name in COLUMNS:
         known = [row for row in rows if name in row]
-        counts = [row.get("tokens", 1.0) if name in COLUMNS[:2] else 1.0 for row in known]
+        counts = [row[of[name]] if name in of else 1.0 for row in known]
         total = sum(counts)
         sums = sum(row[name] * count for row, count in zip(known, counts, strict=True))
         figures[name] = sums / total if total else float("nan")

@@ -28,12 +28,13 @@ from segagent.environment import stable_generator
 from segagent.mllm.osprey import Osprey
 from segagent.training.cell_points import BINS, bin_losses, deepest_points, region_depths
 from segagent.training.cell_shares import cell_shares
-from segagent.training.collate import quiet_worker, without_weights
+from segagent.training.collate import without_weights
 from segagent.training.mask_noise import perturbed
 from segagent.training.optimization import OptimizerSettings, learning_rate, set_learning_rate
 from segagent.training.run_folder import Progress, TrainingFolder
 from segagent.training.training_log import CsvTable
 from segagent.training.visual_words import ATTRIBUTES, NOTHING, CellWords
+from segagent.training.workers import quiet_worker, told_plainly
 from segagent.types import Sample
 
 _ACCURACIES = tuple(f"{name}_accuracy" for name in ATTRIBUTES)
@@ -194,7 +195,7 @@ class TowerTrainer:
             worker_init_fn=quiet_worker,
             multiprocessing_context="spawn" if workers else None,
         )
-        return iter(loader)
+        return told_plainly(loader)
 
     def _step(self, progress: Progress, batch: list[Tensor]) -> dict[str, float]:
         began = time.perf_counter()

@@ -23,7 +23,7 @@ class Tracker:
         if mode not in MODES:
             raise ValueError(f"wandb.mode={mode!r}: choose {', '.join(MODES)}")
         self.mode, self.project, self.folder, self.settings = mode, project, Path(folder), dict(settings)
-        self._run = None
+        self._run, self._kept = None, self.folder / "wandb_run_id.txt"
 
     def __enter__(self) -> Self:
         if self.mode == "disabled":
@@ -52,6 +52,10 @@ class Tracker:
         if self._run is not None:
             self._run.finish(exit_code=0 if kind is None else 1)
 
+    def forget(self) -> None:
+        """A training that begins anew gets a run of its own: to be called before the `with`."""
+        self._kept.unlink(missing_ok=True)
+
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Figures of a step, by name."""
         if self._run is not None:
@@ -59,7 +63,6 @@ class Tracker:
 
     def _identity(self) -> str:
         """The run's id: the one kept in the folder, else a new one, which is then kept."""
-        kept = self.folder / "wandb_run_id.txt"
-        if not kept.exists():
-            kept.write_text(secrets.token_hex(4), encoding="utf-8")
-        return kept.read_text(encoding="utf-8").strip()
+        if not self._kept.exists():
+            self._kept.write_text(secrets.token_hex(4), encoding="utf-8")
+        return self._kept.read_text(encoding="utf-8").strip()

@@ -61,8 +61,7 @@ class StateTable:
         shared = np.isin(self.picture, self.picture[last])
         if shared.all():
             raise ValueError(
-                f"validation.limit={held_out}: the trajectories held out leave none to learn from; hold out fewer, or "
-                "give validation.trajectories"
+                f"validation.limit={held_out}: the trajectories held out leave none to learn from; hold out fewer"
             )
         return self.rows(~shared), self.rows(last)
 

@@ -20,6 +20,7 @@ from segagent.entry import expand_checkpoints
 from segagent.improvement import rounds as rounds_room
 from segagent.improvement.folder import RoundFolder
 from segagent.mllm.testing import write_nano
+from segagent.mllm.testing_vlm import write_tiny_checkpoint
 from segagent.training.sft_checkpoint import SftFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,6 +260,16 @@ def test_collect_only_ends_before_the_training_and_can_be_gone_on_from(improve, 
 def test_wrong_input_is_told_before_anything_is_done(improve, tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
         improve(*given, f"out={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_training_would_refuse_is_told_before_the_rollouts(improve, tmp_path):
+    write_tiny_checkpoint("qwen2_5_vl", tmp_path / "qwen")
+    given = [f"mllm={tmp_path / 'qwen'}", "mllm.dialogue=nano", f"out={tmp_path / 'run'}"]
+    with pytest.raises(ValueError, match=r"train.auxiliary: is for nano and its like, not for TransformersVLM"):
+        improve(*given, "train.auxiliary=0.3")
+    with pytest.raises(ValueError, match=r"train.lora_rank=2, train.frozen=\[\]: an adapter keeps no vision part"):
+        improve(*given, "train.lora_rank=2", "train.frozen=[]")
     assert not (tmp_path / "run").exists()
 
 

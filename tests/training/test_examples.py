@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from segagent.data.trajectories import TrajectoryWriter
+from segagent.data.trajectories import TrajectoryWriter, read_trajectories
 from segagent.dialogue import Dialogue, load_dialogue
 from segagent.environment import Environment, to_trajectory
 from segagent.masks import bounding_box, error_regions, iou
@@ -157,6 +157,18 @@ def test_a_picture_of_another_size_is_refused(sft, dataset_of):
     examples.dataset = dataset_of(len(sft.dataset), size=(30, 60))
     with pytest.raises(ValueError, match=r"the picture is \[30, 60\], its trajectory says \[40, 60\]"):
         examples[0]
+
+
+def test_what_cells_need_asks_for_a_target(sft, tmp_path):
+    (made, *_) = read_trajectories(sft.file)
+    with TrajectoryWriter(tmp_path / "t.jsonl") as writer:
+        writer.write([dataclasses.replace(made, target=None)])
+    states = read_states([tmp_path / "t.jsonl"], sft.dataset, load_dialogue("nano"), tasks=["click"])
+    mix = TaskMix(**{**dict.fromkeys(TASKS, 0.0), "click": 1.0})
+    given = {"states": states, "paths": [tmp_path / "t.jsonl"], "dataset": sft.dataset, "tasks": mix}
+    assert Examples(**given, dialogue=load_dialogue("nano"))[0].asked is None
+    with pytest.raises(ValueError, match=r"sample '\w+': its trajectory has no target, which train.needs"):
+        Examples(**given, dialogue=load_dialogue("nano"), grid=4)[0]
 
 
 def test_only_the_answer_is_learnt_and_an_open_one_has_no_end(sft):

@@ -20,6 +20,7 @@ from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.training.cell_needs import CellNeeds
 from segagent.training.cell_points import BINS, bin_losses, deepest_points, region_depths
 from segagent.training.cell_shares import cell_needs, click_cells
+from segagent.training.cell_targets import CellTargets
 from segagent.training.click_gaze import ClickGaze
 from segagent.training.collate import IGNORED, Collator
 from segagent.training.generated_states import Alternating, GeneratedStates
@@ -82,6 +83,25 @@ def test_states_are_of_all_kinds_and_answers_are_the_annotators():
         GeneratedStates(dataset=pictures(), dialogue=NANO, seed=4)[k].answer for k in range(9)
     ]
     assert pickle.loads(pickle.dumps(states))[5].answer == states[5].answer, "workers get it"
+
+
+def test_hidden_pictures_are_passed_over():
+    dataset = pictures(limit=8)
+    names = [dataset[index].image_name for index in range(8)]
+    states = GeneratedStates(dataset=dataset, dialogue=NANO, hidden={names[0], names[5]}, weight=2.0, seed=3)
+    made = [states[number] for number in range(16)]
+    assert {one.sample.image_name for one in made} == set(names) - {names[0], names[5]}
+    assert {one.weight for one in made} == {2.0}
+    with pytest.raises(ValueError, match="no generated picture is left to learn from"):
+        GeneratedStates(dataset=dataset, dialogue=NANO, hidden=names)[0]
+
+
+def test_void_pixels_need_nothing():
+    target, mask, void = np.zeros((16, 16), bool), np.zeros((16, 16), bool), np.zeros((16, 16), bool)
+    target[:8], mask[8:], void[8:] = True, True, True
+    asked = CellTargets.of(target, mask, None, 4, void)
+    assert asked.needs[1].sum() == 0 and asked.needs[0].sum() > 0, "nothing is surplus that does not count"
+    assert (asked.points[1, :, 2] == 0).all()
 
 
 def test_unsound_settings_are_refused():
@@ -268,6 +288,9 @@ def test_an_answer_learns_where_to_look():
         assert float(loss(mllm.network, told)) == 0
     with pytest.raises(ValueError, match=r"train.gaze: is for nano and its like, not for str"):
         ClickGaze("another", NANO)
+    mllm.tokenizer = object()
+    with pytest.raises(ValueError, match=r"train.gaze: asks for tokens that are digits"):
+        ClickGaze(mllm, NANO)
 
 
 def test_further_digits_count_less_where_that_is_asked_for():

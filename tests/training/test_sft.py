@@ -15,7 +15,9 @@ from accelerate.state import AcceleratorState
 from segagent.configuration import CONFIG_DIR
 from segagent.mllm.osprey import Osprey
 from segagent.mllm.parts import part_of
-from segagent.training.sft import SftTrainer, out_of_memory_told
+from segagent.training.parallel import check_same_step
+from segagent.training.sft import out_of_memory_told
+from segagent.training.sft_processes import start_processes
 from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import click_is_right, figures_of, score_of
 from segagent.types import Click
@@ -225,19 +227,11 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
     with pytest.raises(RuntimeError, match="shapes"), other:
         raise RuntimeError("shapes")
-    monkeypatch.setattr("segagent.training.sft.is_sharded", lambda accelerator: True)
+    monkeypatch.setattr("segagent.training.sft_processes.is_sharded", lambda accelerator: True)
     with pytest.raises(
         ValueError, match=r"train.auxiliary, train.needs, train.gaze: ask for weights that no process has whole"
     ):
-        SftTrainer(
-            mllm=trainer.mllm,
-            examples=trainer.examples,
-            folder=trainer.folder,
-            settings=trainer.settings,
-            accelerator=trainer.accelerator,
-            tracker=trainer.tracker,
-            auxiliary=[(1.0, lambda network, batch: 0.0)],
-        )
+        sft.trainer(tmp_path / "needs", validation=False, needs=1.0)
     with pytest.raises(ValueError, match=r"train.optimizer=muon: needs whole matrices"):
         sft.trainer(tmp_path / "muon", validation=False, optimizer="muon")
     monkeypatch.undo()
@@ -269,6 +263,36 @@ def test_settings_without_sense_are_refused(settings, message):
         SftSettings(**settings)
 
 
+def test_the_loss_held_out_does_not_depend_on_how_it_is_cut(sft, tmp_path):
+    """Digits that count less give batches of unequal weight."""
+    losses = []
+    for size in (1, 4):
+        trainer = sft.trainer(tmp_path / str(size), digit_decay=0.25)
+        trainer.validation.batch_size = size
+        trainer.prepared.eval()
+        losses.append(figures_of(trainer._taught())["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_gpu_that_is_named_is_the_one_that_is_used(monkeypatch):
+    used = []
+    monkeypatch.setattr("segagent.training.sft_processes.torch_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    try:
+        for device in ("cuda:1", "cuda", "cpu"):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            start_processes(device, SftSettings(steps=1, precision="float32"))
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert used == [torch.device("cuda:1")]
+
+
+def test_processes_that_see_different_checkpoints_do_not_begin():
+    check_same_step([4, 4], Path("runs/a"))
+    with pytest.raises(ValueError, match=r"runs/a: the processes would go on from the steps \[0, 4\]; out= must"):
+        check_same_step([4, 0], Path("runs/a"))
+
+
 def test_batches_must_come_out_even():
     settings = SftSettings(epochs=2, global_batch=12, batch_size=2)
     assert settings.passes(3) == 2 and settings.updates(120) == 20
@@ -288,8 +312,9 @@ def test_a_click_is_right_in_the_error_region_of_its_sign_only():
 def test_figures_are_per_token_or_per_state():
     figures = figures_of(
         [
-            {"loss": 1.0, "token_accuracy": 0.5, "tokens": 3.0},
-            {"loss": 2.0, "token_accuracy": 0.0, "tokens": 1.0},
+            {"loss": 1.0, "weight": 6.0, "token_accuracy": 0.5, "tokens": 3.0},
+            {"loss": 2.0, "weight": 2.0, "token_accuracy": 0.0, "tokens": 1.0},
+            {"token_accuracy": 0.375, "tokens": 8.0},  # none of its tokens counts in the loss
             {"parsed": 1.0, "click_accuracy": 1.0, "iou_before": 0.2, "iou_after_click": 0.6},
             {"parsed": 0.0, "click_accuracy": 0.0, "iou_before": 0.4, "iou_after_click": 0.4},
         ]

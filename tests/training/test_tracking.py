@@ -16,6 +16,8 @@ def test_offline_a_run_goes_on_with_its_identity(tmp_path):
     runs = list((tmp_path / "wandb").glob("offline-run-*"))
     identity = (tmp_path / "wandb_run_id.txt").read_text()
     assert runs and all(run.name.endswith(identity) for run in runs)
+    tracker(tmp_path, "offline").forget()
+    assert not (tmp_path / "wandb_run_id.txt").exists(), "a run that begins anew is another one"
     assert any(b"train/loss" in file.read_bytes() for file in (tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 

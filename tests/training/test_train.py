@@ -100,8 +100,10 @@ def test_lora_is_kept_as_an_adapter_of_its_base(models, trajectories, script, tm
     after, before = loaded(out / "best"), loaded(models("qwen2_5_vl"))
     moved = [name for name, value in weights(after).items() if not torch.equal(value, weights(before)[name])]
     assert any("q_proj" in name for name in moved) and any("merger" in name for name in moved)
-    with pytest.raises(ValueError, match="is an adapter; training goes on with its own run"):
+    with pytest.raises(ValueError, match="is an adapter, and cannot get another one"):
         script.main(settings(trajectories, f"mllm={out / 'best'}", f"out={tmp_path / 'b'}", "train.lora_rank=2"))
+    with pytest.raises(ValueError, match="is an adapter beside its base, and only the adapter would be kept"):
+        script.main(settings(trajectories, f"mllm={out / 'best'}", "mllm.merge_adapter=false", f"out={tmp_path / 'b'}"))
 
 
 def test_a_run_is_never_lost_and_resumed_with_its_own_settings_only(models, trajectories, script, tmp_path):
