@@ -197,14 +197,16 @@ def write_picture(path: Path, record: dict, number: int, beside: Path) -> None:
     import cv2
     import numpy as np
 
-    from segagent.data.images import load_image
+    from segagent.data.images import load_image, resolve_inside
+    from segagent.data.segagent_json import image_path_of
     from segagent.overlay import overlay_mask
 
     target, mask = masks_to_show(record, number)
     photo = np.full((*target.shape, 3), 128, np.uint8)
-    for candidate in (Path(record["img_path"]), beside / record["img_path"]):
+    name = image_path_of(record.get("image_name", record["img_path"]))
+    for root in (Path(), beside):
         try:
-            found = load_image(candidate)
+            found = load_image(resolve_inside(root, name))
         except (ValueError, OSError):
             continue
         if found.shape == photo.shape:

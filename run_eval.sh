@@ -25,12 +25,15 @@ if [ -z "$checkpoint" ]; then
 else
   settings+=(policy=agent "mllm=$checkpoint")
   shift
-  if [ -z "${GPUS:-}" ] && [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+  if [ -z "${GPUS:-}" ] && [ -n "${CUDA_VISIBLE_DEVICES+given}" ]; then  # given and empty: none
     gpus="$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)"
   elif [ -z "${GPUS:-}" ]; then
     gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')"
   fi
 fi
+for argument in "$@"; do  # one device is one process
+  case "$argument" in device=cpu | device=mps | device=*:*) [ -z "${GPUS:-}" ] && gpus=1 ;; esac
+done
 case "$gpus" in *[!0-9]*) fail "GPUS=$gpus: give a whole number" ;; esac
 
 # results/run_eval.json is written anew each time; an `out` of one's own only with overwrite=true.

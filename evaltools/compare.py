@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.predictions import read_predictions
+from segagent.data.segagent_json import image_path_of
 from segagent.entry import beside, run_entry, write_text
 from segagent.masks import decode_rle, polygons_to_mask
 from segagent.metrics import Scores, score
@@ -82,7 +83,7 @@ def photo_of(record: dict, folders: list[Path]) -> np.ndarray:
     size = (record["height"], record["width"])
     for folder in folders:
         try:
-            found = load_image(resolve_inside(folder, record["img_path"]))
+            found = load_image(resolve_inside(folder, image_path_of(record.get("image_name", record["img_path"]))))
         except (ValueError, OSError):
             continue
         if found.shape[:2] == size:

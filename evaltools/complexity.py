@@ -34,7 +34,7 @@ DASHES = ("-", "--", "-.", ":")
 def curves_by_dataset(
     trajectories: Iterable[Trajectory], limit: int, name: str | None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Dataset -> IoU after each click, `[N, limit]`, and number of the picture, `[N]`.
+    """Dataset -> IoU of the start and after each click, `[N, 1 + limit]`, and number of the picture, `[N]`.
 
     name: of the only dataset; None: of a mixture, named in the ids.
     """
@@ -42,11 +42,10 @@ def curves_by_dataset(
     pictures: dict[str, list[str]] = {}
     for made in trajectories:
         dataset = name or made.sample_id.split("/", 1)[0]
-        # A target that is right before the first click needs none.
-        ious.setdefault(dataset, []).append([step.iou_after for step in made.steps] or [made.init_iou])
+        ious.setdefault(dataset, []).append([made.init_iou, *(step.iou_after for step in made.steps)])
         pictures.setdefault(dataset, []).append(str(made.image_name))
     numbers = {dataset: np.unique(names, return_inverse=True)[1] for dataset, names in pictures.items()}
-    return {dataset: (iou_curves(rows, limit), numbers[dataset]) for dataset, rows in ious.items()}
+    return {dataset: (iou_curves(rows, 1 + limit), numbers[dataset]) for dataset, rows in ious.items()}
 
 
 def figures(curves: np.ndarray, image: np.ndarray, resamples: int) -> dict[str, Any]:
@@ -55,10 +54,11 @@ def figures(curves: np.ndarray, image: np.ndarray, resamples: int) -> dict[str, 
     made: dict[str, Any] = {"n": len(curves)}
     for level in LEVELS:
         needed, reached = clicks_needed(curves, level)
+        needed = needed - 1  # the first IoU is the start's: what is good already needs none
         low, high = mean_interval(needed, image, resamples)
         made |= {f"noc{level}": float(needed.mean()), f"noc{level}_low": low, f"noc{level}_high": high}
         made[f"never{level}"] = int((~reached).sum())
-    return made | {"iou_by_click": curves.mean(0).tolist()}
+    return made | {"iou_by_click": curves[:, 1:].mean(0).tolist()}
 
 
 def draw(results: Mapping[str, Mapping[str, Any]], limit: int, title: str, path: Path) -> None:
@@ -111,7 +111,7 @@ def _row(result: Mapping[str, Any]) -> str:
 def main(config: DictConfig) -> int:
     out = Path(config.out)
     lines, picture = beside(out, ".trajectories.jsonl"), beside(out, ".png")
-    claim_output(out, config, lines)
+    claim_output(out, config, lines, grows=True)
     rules = {"max_clicks": config.max_clicks, "tau_stop": max(LEVELS) / 100}
     dataset, summary = run_config(config, rules, lines, "complexity")
     name = None if isinstance(dataset, Mixture) else out.stem

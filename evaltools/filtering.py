@@ -115,7 +115,7 @@ def main(config: DictConfig) -> int:
         raise ValueError("calibration_out: is fitted to numbers as they are announced; leave out reward.calibration")
     if config.calibration_out is not None and config.reward.get("statistic") == "mean" and config.search.k == 1:
         raise ValueError("reward.statistic=mean: is of one reply with search.k=1; say how many the search will have")
-    claim_output(out, config, lines)
+    claim_output(out, config, lines, grows=True)
     rules = {"max_clicks": 1, "min_points": config.min_points, "max_points": config.max_points}
     _, summary = run_config(config, rules, lines, "filtering")
     predicted, true, image, unjudged = announced_masks(lines)

@@ -45,8 +45,10 @@ def main(config: DictConfig) -> int:
         raise ValueError("input: not given; say input=FILE (or the folder, of labelme, yolo_seg and png_folders)")
     if not Path(config.input).exists():
         raise ValueError(f"{config.input}: no such file or folder (input)")
-    if out.exists() and not config.overwrite and (out.is_file() or any(out.iterdir())):
+    if out.is_file() and not config.overwrite:
         raise ValueError(f"{out}: is there already; say overwrite=true, or another out=")
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out}: holds files, which would be read with the new ones; empty it, or choose another out=")
     if out.exists() and out.resolve() == Path(config.input).resolve():
         raise ValueError(f"{out}: out is the input; choose another out=")
     source = build(load_named("format", config["from"]), path=config.input, images=config.images)

@@ -23,7 +23,7 @@ def main(config: DictConfig) -> int:
     out = Path(config.out)
     lines = beside(out, ".trajectories.jsonl")
     check_protocol(config.protocol)
-    claim_output(out, config, lines)
+    claim_output(out, config, lines, grows=True)
     dataset, summary = run_config(config, config.rollout, lines, "evaluate")
     metrics = write_metrics(
         out,

@@ -20,7 +20,12 @@ from segagent.results import write_metrics
 
 def main(config: DictConfig) -> int:
     out = Path(config.out)
-    claim_output(out, config, out)
+    if config.official_out is not None:
+        if config.init != "empty":
+            raise ValueError(f"official_out: the released JSON holds clicks from empty only (init={config.init})")
+        if Path(config.official_out).exists() and not (config.overwrite or config.resume):
+            raise ValueError(f"{config.official_out}: is there already; say overwrite=true, or another official_out=")
+    claim_output(out, config, out, grows=True)
     _, summary = run_config(config, config.simulate, out, "simulate")
     metrics = write_metrics(
         out,

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from segagent.configuration import build
 from segagent.data.images import load_image, resolve_inside
+from segagent.data.segagent_json import image_path_of
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import run_entry
 from segagent.overlay import picture_strip
@@ -44,7 +45,7 @@ def find(trajectories: Iterable[Trajectory], wanted: str) -> Trajectory:
 def loader(lines: Path, images: str | None) -> LoadImage:
     """Where pictures come from. Raises `ValueError` when neither a folder nor the run's settings are there."""
     if images is not None:
-        return lambda trajectory: load_image(resolve_inside(images, str(trajectory.image_name)))
+        return lambda trajectory: load_image(resolve_inside(images, image_path_of(trajectory.image_name)))
     config_file = lines.with_name(lines.name.removesuffix(".jsonl").removesuffix(".trajectories") + ".config.yaml")
     if not config_file.is_file():
         raise ValueError(f"{config_file}: not there, so the data of this run is unknown; say images=DIR")

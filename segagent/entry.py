@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segagent.configuration import CONFIG_DIR, compose_config, names
+from segagent.data.trajectories import set_aside
 from segagent.mllm.families import family_of
 
 # Keys that change how a run is done, not what it makes: a resumed run may differ in them.
@@ -152,20 +153,26 @@ def beside(out: str | Path, ending: str) -> Path:
     return out.with_name(out.stem + ending)
 
 
-def claim_output(out: str | Path, config: DictConfig, data_file: Path, but: Sequence[str] = RUN_KEYS) -> None:
+def claim_output(
+    out: str | Path, config: DictConfig, data_file: Path, but: Sequence[str] = RUN_KEYS, *, grows: bool = False
+) -> None:
     """Makes sure that writing to `out` loses nothing, and writes `NAME.config.yaml` beside it.
 
-    data_file: where results stand while the run goes on. but: keys that a resumed run may change. Raises `ValueError`
-    when it exists and neither `resume` nor `overwrite` is set, or when a resumed run has other settings; `OSError` when
-    the folder cannot be written.
+    data_file: where results stand while the run goes on. but: keys that a resumed run may change. grows: it is a
+    trajectory file; an old one, of other settings, must not stand beside the new ones, and is set aside. Raises
+    `ValueError` when it or `out` exists and neither `resume` nor `overwrite` is set, or when a resumed run has other
+    settings; `OSError` when the folder cannot be written.
     """
     config_file = beside(out, ".config.yaml")
     if config.resume and config.overwrite:
         raise ValueError("resume=true and overwrite=true exclude each other")
-    if data_file.exists() and not config.overwrite:
+    there = next((file for file in (data_file, Path(out)) if file.exists()), None)
+    if there is not None and not config.overwrite:
         if not config.resume:
+            raise ValueError(f"{there}: is there already; say resume=true to go on, or overwrite=true to begin anew")
+        if not data_file.exists():
             raise ValueError(
-                f"{data_file}: is there already; say resume=true to go on, or overwrite=true to begin anew"
+                f"{out}: cannot be gone on with ({data_file} is not there); choose another out=, or say overwrite=true"
             )
         if config_file.exists():
             changed = differing_settings(OmegaConf.load(config_file), config, but)
@@ -173,6 +180,8 @@ def claim_output(out: str | Path, config: DictConfig, data_file: Path, but: Sequ
                 raise ValueError(f"{config_file}: cannot resume with other settings: {'; '.join(changed)}")
     try:
         config_file.parent.mkdir(parents=True, exist_ok=True)
+        if config.overwrite and grows and data_file.is_file():
+            set_aside(data_file)
         write_text(config_file, f"# git {git_hash()}\n{OmegaConf.to_yaml(config)}")
     except OSError as error:
         raise OSError(

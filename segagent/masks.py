@@ -14,6 +14,10 @@ from pycocotools import mask as coco_mask
 from segagent import depth
 from segagent.types import Box, Click
 
+# A polygon's corner, in pixels from the origin: no picture is so wide. OpenCV's drawing overflows a little beyond, and
+# pycocotools takes memory for every pixel that an outline passes, and dies where there is none.
+FARTHEST = 30_000
+
 
 def _check_mask(name: str, mask: np.ndarray) -> None:
     if mask.ndim != 2 or mask.dtype != np.bool_:
@@ -60,7 +64,10 @@ def boundary(mask: np.ndarray, dilation_ratio: float = 0.02) -> np.ndarray:
 def boundary_iou(
     mask: np.ndarray, target: np.ndarray, void: np.ndarray | None = None, dilation_ratio: float = 0.02
 ) -> float:
-    """IoU of the two `boundary` bands, in `[0, 1]`."""
+    """IoU of the two `boundary` bands, in `[0, 1]`; what is void is cut off both masks first."""
+    _check_pair(target, mask, void)
+    if void is not None:
+        mask, target = mask & ~void, target & ~void
     return iou(boundary(mask, dilation_ratio), boundary(target, dilation_ratio), void)
 
 
@@ -154,6 +161,8 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: in
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon with {len(polygon)} numbers: need x, y of at least 3 corners")
+        if not (np.abs(np.asarray(polygon, float)) <= FARTHEST).all():  # of NaN neither
+            raise ValueError(f"a polygon with a corner that is no pixel: give numbers within {FARTHEST} of 0")
     if not polygons:
         return np.zeros((height, width), bool)
     rles = coco_mask.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)

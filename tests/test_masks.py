@@ -386,3 +386,20 @@ def test_a_polygon_without_area_is_refused():
         masks.polygons_to_mask([[0, 0, 3, 3]], 5, 5)
     with pytest.raises(ValueError, match="a polygon with 7 numbers"):
         masks.polygons_to_mask([[0, 0, 3, 3, 2, 1, 1]], 5, 5)
+
+
+def test_boundary_iou_is_of_what_is_left_without_void():
+    """A ring of void around the object: however far into it a mask reaches, it is right."""
+    y, x = np.mgrid[:200, :200] - 100
+    distance = np.hypot(y, x)
+    target, void = distance <= 50, (distance > 50) & (distance <= 56)
+    for radius in (50, 53, 56):
+        assert masks.boundary_iou(distance <= radius, target, void) == 1.0
+    assert masks.boundary_iou(distance <= 44, target, void) < 0.5
+
+
+@pytest.mark.parametrize("corner", [float("nan"), float("inf"), 2e9, -1e5])
+def test_a_polygon_that_leaves_every_picture_is_refused(corner):
+    """Drawing it would end the process."""
+    with pytest.raises(ValueError, match="a corner that is no pixel: give numbers within 30000 of 0"):
+        masks.polygons_to_mask([[0, 0, corner, 0, 5, 5]], 10, 10)

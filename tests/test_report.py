@@ -8,6 +8,7 @@ import pytest
 from segagent import masks
 from segagent.report import trajectory_panels, write_report
 from segagent.report.gather import gather
+from segagent.report.page import page, write_page
 from segagent.types import Action, Click, EndReason, InitKind, Step, Trajectory
 
 SIZE = (24, 32)
@@ -247,3 +248,9 @@ def test_of_many_steps_the_first_and_last_are_shown():
     panels = trajectory_panels(make(0, [0.1] * 20), image_of, side=32)
     numbers = [panel.title.split(":")[0] for panel in panels[2:]]
     assert numbers == ["1", "2", "3", "4", "5", "6", "7", "(10 more) 18", "19", "20"]
+
+
+def test_a_lone_surrogate_is_shown_as_what_it_is(tmp_path):
+    write_page(tmp_path / "r.html", page("title", "a \ud83d reply"))
+    assert "a ? reply" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]

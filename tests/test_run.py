@@ -6,9 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from segagent.configuration import compose_config
-from segagent.data.trajectories import read_trajectories
+from segagent.data.trajectories import TrajectoryWriter, read_trajectories
 from segagent.engines.work import run_config
-from segagent.entry import differing_settings
+from segagent.entry import claim_output, differing_settings
 from segagent.environment import Environment
 from segagent.policies.simulated import NoisyOracle
 from segagent.run import parse_shard, run, shard_indices, who
@@ -125,3 +125,27 @@ def test_settings_that_change_no_result_may_change_when_a_run_goes_on():
     old = {"device": "auto", "policy": {"mllm": {"device": "auto", "max_batch": 32}}, "on_error": "stop", "seed": 0}
     new = {"device": "cpu", "policy": {"mllm": {"device": "cpu", "max_batch": 8}}, "on_error": "skip", "seed": 1}
     assert differing_settings(*map(OmegaConf.create, (old, new))) == ["seed (0 then, 1 now)"]
+
+
+def test_lines_of_another_run_never_stand_beside_the_settings_of_this_one(tmp_path):
+    out, lines = tmp_path / "p.json", tmp_path / "p.trajectories.jsonl"
+
+    def claim(seed, **changes):
+        given = {"out": str(out), "seed": seed, "resume": False, "overwrite": False}
+        claim_output(out, OmegaConf.create(given | changes), lines, grows=True)
+
+    claim(0)
+    lines.write_text("of seed 0")
+    with pytest.raises(ValueError, match="is there already; say resume=true"):
+        claim(1)
+    claim(1, overwrite=True)  # and the run ends before it begins
+    claim(1, resume=True)
+    assert not lines.exists() and lines.with_name(lines.name + ".old").read_text() == "of seed 0"
+    with TrajectoryWriter(lines):
+        assert {path.name for path in tmp_path.iterdir()} == {lines.name, "p.config.yaml"}
+    lines.unlink()
+    out.write_text("predictions of somebody")
+    with pytest.raises(ValueError, match=r"p.json: is there already"):
+        claim(1)
+    with pytest.raises(ValueError, match=r"p.json: cannot be gone on with"):
+        claim(1, resume=True)

@@ -51,7 +51,7 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
     work, calibration = work_of(config), calibration_of(config)  # what is wrong with them shows before the run
     source = work.dataset
     _check_folder(out, config)
-    claim_output(out / "annotations.json", config, lines)
+    claim_output(out / "annotations.json", config, lines, grows=True)
     done = roll_out(config, work, lines)
     shutil.rmtree(out / "masks", ignore_errors=True)  # of an earlier run; like all but the lines, made anew
     trajectories = [light(trajectory) for trajectory in read_trajectories(lines)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ class HubParquet:
         if level not in ("expression", "instance"):
             raise ValueError(f"data.level={level!r}: choose expression or instance")
         self._files = list_files(Path(root), split)
+        stems = Counter(path.stem for path in self._files)
+        twice = [path for path in self._files if stems[path.stem] > 1]
+        if twice:  # ids are made of the names
+            raise ValueError(f"{twice[0]} and {twice[1]}: have one name; data.root is to be the folder of one dataset")
         self._linked = _is_linked(self._files[0])
         self._images = None
         if self._linked:

@@ -15,12 +15,10 @@ import cv2
 import numpy as np
 
 from segagent.data.images import load_image
-from segagent.masks import bounding_box
+from segagent.masks import FARTHEST, bounding_box
 from segagent.types import Sample
 
 TARGET, IGNORE = 1, 255
-# No picture is so wide; OpenCV's drawing overflows a little beyond.
-FARTHEST = 30_000
 
 
 def read_annotation(path: Path) -> dict:

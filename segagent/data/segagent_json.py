@@ -108,6 +108,10 @@ def _steps(record: dict, height: int, width: int, where: str, before: float) -> 
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"{where}: click {index} at coor [{y}, {x}] lies outside the {width}x{height} image")
         mask = normalize_rle(entry["mask"], f"{where}, clicks_list[{index}].mask")
+        if list(mask["size"]) != [height, width]:
+            raise ValueError(
+                f"{where}, clicks_list[{index}].mask: size {list(mask['size'])}, the record says {[height, width]}"
+            )
         action = Action(click=Click(int(x), int(y), bool(entry["is_positive"])), source="official")
         steps.append(Step(action, mask, before, entry["iou"]))
         before = entry["iou"]

@@ -57,7 +57,7 @@ class SegAgentJson:
         self._path, self._images = annotations, images
         entries = read_official(annotations)
         self._entries = [
-            entry
+            replace(entry, steps=())  # its clicks are not used
             for entry in (name_unknown(entries) if unknown == "name" else entries)
             if include is None or re.search(include, image_path_of(entry.image_name))
         ][:limit]

@@ -154,6 +154,15 @@ def to_lines(trajectories: Iterable[Trajectory]) -> bytes:
     ).encode("utf-8", "backslashreplace")  # a lone surrogate of a served model's reply becomes its JSON escape
 
 
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + ".old")
+
+
+def set_aside(path: Path) -> None:
+    """The file becomes `NAME.old` until a writer begins it anew: a run that fails before that loses nothing."""
+    os.replace(path, _aside(path))
+
+
 class TrajectoryWriter:
     """Appends trajectories to a JSONL file; each `write` leaves only whole lines behind, safe from a kill.
 
@@ -171,6 +180,8 @@ class TrajectoryWriter:
             self._recover()
         # Unbuffered: after a failed write nothing is left behind that closing the file would try to write again.
         self._file = open(self.path, "ab" if resume else "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
+        if not resume:
+            _aside(self.path).unlink(missing_ok=True)
 
     def _recover(self) -> None:
         sound = 0

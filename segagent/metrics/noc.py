@@ -10,7 +10,7 @@ LEVELS = (80, 85, 90)  # percent
 
 
 def iou_curves(ious: Sequence[Sequence[float]], limit: int) -> np.ndarray:
-    """IoU after each click of samples that stopped early or not -> `[N, limit]` float64, the last value kept."""
+    """IoUs of samples that stopped early or not -> `[N, limit]` float64, the last value kept."""
     rows = [[*made, *[made[-1]] * (limit - len(made))] for made in ious]
     return np.array(rows, np.float64).reshape(-1, limit)
 

@@ -15,9 +15,10 @@ class Gate:
     """A context that lets as many in as `limit` says; the others wait.
 
     concurrency: the limit; None: it is found, up to `most`. Then it doubles as long as that brings a tenth more answers
-    a second; a doubling that brings less is taken back. A sign of overload (`overloaded`) halves it at once. A round of
-    measuring is as many answers as the limit, after as many others that only fill the server, and all of them with
-    requests waiting outside: otherwise it is not the limit that holds the server back. clock: seconds that only rise.
+    a second; a doubling that brings less is taken back. A round of measuring is as many answers as the limit, after as
+    many others that only fill the server, and all of them with requests waiting outside: otherwise it is not the limit
+    that holds the server back. A sign of overload (`overloaded`) halves it at once; further ones of those that were let
+    in before count as the same. Entering returns the number of halvings so far. clock: seconds that only rise.
 
     Raises `ValueError` when a number is not above 0.
     """
@@ -29,7 +30,7 @@ class Gate:
         self.limit = min(_FIRST, most) if concurrency is None else concurrency
         self.most = most if concurrency is None else concurrency
         self._searches, self._searching, self._clock = concurrency is None, concurrency is None, clock
-        self._under_way, self._waiting, self._changed = 0, 0, threading.Condition()
+        self._under_way, self._waiting, self._halvings, self._changed = 0, 0, 0, threading.Condition()
         self._answers, self._since, self._rate, self._before, self._rounds = 0, clock(), 0.0, self.limit, 0
 
     @property
@@ -37,12 +38,13 @@ class Gate:
         """As many as keep it full; while the limit is searched for, one more, which shows that others wait."""
         return self.most + self._searches
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> int:
         with self._changed:
             self._waiting += 1
             self._changed.wait_for(lambda: self._under_way < self.limit)
             self._waiting -= 1
             self._under_way += 1
+            return self._halvings
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._changed:
@@ -51,10 +53,11 @@ class Gate:
                 self._count()
             self._changed.notify_all()
 
-    def overloaded(self) -> None:
-        """The server said that it has too much to do, or did not answer in time."""
+    def overloaded(self, seen: int) -> None:
+        """The server said that it has too much to do, or did not answer in time. seen: what entering returned."""
         with self._changed:
-            if self._searches:
+            if self._searches and seen == self._halvings:
+                self._halvings += 1
                 self._settle(max(1, self.limit // 2))
 
     def _count(self) -> None:

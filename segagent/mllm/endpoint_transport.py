@@ -24,6 +24,7 @@ from segagent.mllm.endpoint_gate import Gate
 Answer = TypeVar("Answer")
 _MAY_PASS = frozenset({408, 409, 425, 429})  # beside every 5xx
 _OVERLOAD = frozenset({429, 503})
+_AT_ONCE = 20.0  # seconds within which a server shows that it is there
 _SHOWN = 300  # characters of a server's words in an error
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per request otherwise
@@ -93,13 +94,13 @@ class Transport:
         self.attempts, self.backoff, self.longest_wait, self.timeout = attempts, backoff, longest_wait, timeout
         self.api_key_variable = api_key_variable
         self._key = os.environ.get(api_key_variable, "").strip() if api_key_variable else ""
+        if not (self._key.isascii() and self._key.isprintable()):
+            # httpx would show it in its message.
+            raise ValueError(f"{api_key_variable}: holds characters that no header can carry (a line break?)")
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self.gate = Gate(concurrency=concurrency, most=most_concurrency)
         limits = httpx.Limits(max_connections=self.gate.most, max_keepalive_connections=self.gate.most)
-        try:
-            self._client = httpx.Client(headers=headers, timeout=timeout, limits=limits)
-        except UnicodeEncodeError:
-            raise ValueError(f"{api_key_variable}: holds characters that no header can carry") from None
+        self._client = httpx.Client(headers=headers, timeout=timeout, limits=limits)
         self._random = random.Random()
 
     def __getstate__(self) -> None:
@@ -118,8 +119,8 @@ class Transport:
         Raises `OSError` when there is no server, `ValueError` when it refuses the key.
         """
         try:
-            response = self._client.get(f"{self.url}/models")
-        except httpx.ConnectError as error:
+            response = self._client.get(f"{self.url}/models", timeout=min(self.timeout, _AT_ONCE))
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ConnectionError(
                 f"no server at {self.url} ({self._clean(str(error))}); start it, or set mllm.url"
             ) from None
@@ -140,13 +141,13 @@ class Transport:
         """
         for attempt in range(1, self.attempts + 1):
             try:
-                with self.gate:
+                with self.gate as window:
                     if stop.is_set():
                         raise Stopped
                     return self._post_once(path, body, read)
             except _Passing as failure:
                 if failure.overload:
-                    self.gate.overloaded()
+                    self.gate.overloaded(window)
                 wait = self._wait(attempt, failure)
                 if attempt == self.attempts or wait is None:
                     raise OSError(self._given_up(attempt, failure)) from None

@@ -37,7 +37,7 @@ class Tokenizer(Protocol):
 
 
 def torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on a GPU, float32 on a CPU. Raises `ValueError`."""
+    """`float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on CUDA, float32 elsewhere. Raises `ValueError`."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in ("float32", "bfloat16", "float16"):
@@ -159,7 +159,7 @@ class LocalMLLM(ABC):
     ) -> list[list[Completion]]:
         """See `base.MLLM.generate`. A reply that would outgrow `max_length` is cut there, `finished` False."""
         prefixes = [""] * len(observations) if prefixes is None else prefixes
-        seeds = range(len(observations)) if seeds is None else seeds
+        seeds = [0] * len(observations) if seeds is None else seeds
         check_request(
             observations,
             prefixes,
@@ -194,6 +194,7 @@ class LocalMLLM(ABC):
                 seeds=seeds[part],
                 greedy_first=greedy_first,
             )
+            del read  # its cache, before the next part fills another one
         return [
             [self._completion(prefix, one, told) for one in samples]
             for prefix, samples, told in zip(forced, drawn, weights, strict=True)

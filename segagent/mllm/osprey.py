@@ -100,7 +100,8 @@ class Osprey(LocalMLLM):
         values, shapes = read_config(path), read_shapes(path)
         config = read_file_config(values, shapes, str(path / "config.json"))
         tokenizer = WordTokenizer.load(path) if (path / WORDS_FILE).is_file() else SentencePieceTokenizer.load(path)
-        if not tokenizer.size <= config.vocab_size <= tokenizer.size + _MOST_ADDED:
+        ours = isinstance(tokenizer, WordTokenizer)  # may be given as many as one likes
+        if not tokenizer.size <= config.vocab_size or not (ours or config.vocab_size <= tokenizer.size + _MOST_ADDED):
             raise ValueError(
                 f"{path}: its tokenizer has {tokenizer.size} tokens, its weights embed {config.vocab_size}: "
                 "they are of different checkpoints"

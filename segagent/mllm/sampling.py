@@ -24,7 +24,7 @@ def uniforms(seeds: Sequence[int], num_samples: int, steps: int, greedy_first: b
     k) alone. greedy_first: rows of k = 0 are NaN, which `choose` takes for greedy."""
     drawn = np.stack(
         [
-            np.random.Generator(np.random.Philox(key=[seed % 2**64, k])).random(steps)
+            np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, k], np.uint64))).random(steps)
             for seed in seeds
             for k in range(num_samples)
         ]

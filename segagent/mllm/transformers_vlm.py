@@ -166,6 +166,11 @@ class TransformersVLM:
                 f"the prompt {observation.prompt[:80]!r} holds {self.processor.image_token!r}, which stands for a "
                 "picture in this model; change the description"
             )
+        ends = self.processor.tokenizer.convert_ids_to_tokens(sorted(self._end_ids))
+        if found := [end for end in ends if end and end in observation.system + observation.prompt]:
+            raise ValueError(
+                f"the prompt {observation.prompt[:80]!r} holds {found[0]!r}, which ends a turn; change the description"
+            )
         return text
 
     # --- tensors ------------------------------------------------------------------------------------------------------

@@ -144,6 +144,9 @@ def load_network(
 ) -> nn.Module:
     """The network in eval mode where it is to run; the arguments are those of `TransformersVLM`."""
     options = _placement(dtype, quantization, device_map)
+    placed = torch_device(device)
+    if quantization != "none" and device_map is None and (placed.type != "cuda" or placed.index is not None):
+        options["device_map"] = {"": placed}  # else bitsandbytes takes the current GPU
     try:
         network, report = AutoModelForImageTextToText.from_pretrained(
             checkpoint.base, config=config, trust_remote_code=False, output_loading_info=True, **options
@@ -162,7 +165,7 @@ def load_network(
             raise ValueError("merge_adapter=true would round the adapter to the quantized weights: set it to false")
         network = _with_adapter(network, checkpoint.adapter, merge_adapter)
     if device_map is None and quantization == "none":
-        network = network.to(torch_device(device))
+        network = network.to(placed)
     return network.eval()
 
 

@@ -95,10 +95,13 @@ class WordTokenizer:
         return [self.ids[_NO_DIGIT]] * missing + [self.ids[digit] for digit in digits]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of any ids; special ones are written as nothing, unknown words as U+FFFD."""
+        """The text of any ids; special ones, and those that no word has, are written as nothing, unknown words as
+        U+FFFD."""
         hidden = {self.ids[name] for name in _SPECIAL} - {self.unknown}
         texts = (
-            _UNKNOWN_TEXT if token == self.unknown else self.texts[token] for token in tokens if token not in hidden
+            _UNKNOWN_TEXT if token == self.unknown else self.texts[token]
+            for token in tokens
+            if token < len(self.texts) and token not in hidden
         )
         return "".join(texts)
 

@@ -18,7 +18,7 @@ _QUALITY = 82
 def write_page(path: Path, text: str) -> None:
     """Leaves either the old file or the whole new one."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(text.encode("utf-8", "replace"))  # a served model's reply may hold a lone surrogate
     os.replace(partial, path)
 
 

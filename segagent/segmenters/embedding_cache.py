@@ -8,6 +8,7 @@ rounds every embedding to fp16 before it hands it out; one without a folder roun
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -163,7 +164,8 @@ class EmbeddingCache:
                 parts = tuple(file.get_tensor(str(number)) for number in range(len(file.keys())))
                 intact = (file.metadata() or {}).get("sha256") == _digest(parts)
             if intact:
-                os.utime(path)
+                with contextlib.suppress(OSError):  # another user's file, a disk to read from only
+                    os.utime(path)
                 return tuple(part.to(self._device) for part in parts)
         except FileNotFoundError:
             return None

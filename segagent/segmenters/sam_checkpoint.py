@@ -14,6 +14,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, SamConfig, SamModel
 
@@ -171,7 +172,7 @@ def load_folder(path: str | Path, network_class: type[PreTrainedModel], model_ty
         network, notes = network_class.from_pretrained(
             path, local_files_only=True, output_loading_info=True, dtype=torch.float32
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
     if notes["missing_keys"]:
         raise ValueError(f"{path}: lacks {min(notes['missing_keys'])}, which {network_class.__name__} needs")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from segagent.devices import autocast, torch_device
 from segagent.segmenters.base import check_states
 from segagent.segmenters.simpleclick_checkpoint import load_simpleclick
-from segagent.segmenters.simpleclick_vit import SimpleClickNet
+from segagent.segmenters.simpleclick_vit import WINDOW_PIXELS, SimpleClickNet
 from segagent.types import Box, Click
 
 
@@ -73,7 +73,8 @@ class SimpleClick:
 
     network: the ViT. target_size: (height, width) that crops are resized to, None: the network's own. threshold: of the
     mask. with_flip: average with the mirrored crop. zoom_threshold, expansion, min_crop_size: what the next crop is cut
-    around (probabilities above the threshold), how much larger, how small at least. max_batch: crops per network call.
+    around (probabilities above the threshold), how much larger, how small at least. max_batch: states per network call,
+    with_flip twice as many crops.
     precision, device: see `devices.autocast` and `devices.torch_device`.
     """
 
@@ -98,6 +99,13 @@ class SimpleClick:
         self.target_size = (side, side) if target_size is None else tuple(target_size)
         if any(length % network.config.patch_size for length in self.target_size):
             raise ValueError(f"target_size={self.target_size}: multiples of the patch size {network.config.patch_size}")
+        patches = [length // network.config.patch_size for length in self.target_size]
+        window = WINDOW_PIXELS // network.config.patch_size
+        if any(side % max(1, side // window) for side in patches):
+            raise ValueError(
+                f"target_size={self.target_size}: sides that split into equal windows of about {WINDOW_PIXELS} pixels, "
+                "e.g. 448 or 672"
+            )
         if max_batch < 1:
             raise ValueError(f"max_batch={max_batch}: at least 1")
         self.device = torch_device(device)

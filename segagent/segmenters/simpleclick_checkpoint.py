@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -112,7 +113,11 @@ def _load_folder(path: Path) -> SimpleClickNet:
         config = SimpleClickConfig(**values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path / 'config.json'}: not a SimpleClick config ({error})") from None
-    return _fill(SimpleClickNet(config), load_file(path / "model.safetensors"), path).eval()
+    try:
+        state = load_file(path / "model.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{path / 'model.safetensors'}: cannot be read ({error}); copy it again") from None
+    return _fill(SimpleClickNet(config), state, path).eval()
 
 
 def save_simpleclick(network: SimpleClickNet, path: str | Path) -> None:

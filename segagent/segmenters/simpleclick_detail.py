@@ -30,8 +30,6 @@ class ConvNormRelu(nn.Sequential):
         )
 
 
-@torch.autocast("cpu", enabled=False)
-@torch.autocast("cuda", enabled=False)
 def likeness(pixels: Tensor, points: Tensor) -> Tensor:
     """How alike each pixel's color is to that under the clicks, `[B, 2, H, W]` float32 in [0, 1]: positive, negative.
 

@@ -294,4 +294,6 @@ class SimpleClickNet(nn.Module):
         logits = F.interpolate(self.head(features), size=image.shape[2:], mode="bilinear", align_corners=True)
         if self.detail is None:
             return logits
-        return logits + self.detail(torch.cat([pixels, clicks, likeness(pixels, points)], dim=1), features)
+        with torch.autocast(pixels.device.type, enabled=False):  # differences of large numbers
+            alike = likeness(pixels, points)
+        return logits + self.detail(torch.cat([pixels, clicks, alike], dim=1), features)

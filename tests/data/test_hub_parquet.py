@@ -114,3 +114,11 @@ def test_a_file_cut_off_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"val-00000-of-00001\.parquet: not a parquet file"):
         HubParquet(root=root)
+
+
+def test_two_datasets_in_one_folder_are_told_apart(tmp_path):
+    for name in ("RefCOCO", "RefCOCOplus"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, [embedded()])
+    with pytest.raises(ValueError, match=r"RefCOCO/data/val-\S+ and \S+: have one name; data.root is to be"):
+        HubParquet(root=str(tmp_path))

@@ -76,6 +76,10 @@ def test_what_the_layout_cannot_say_is_refused(example, tmp_path):
             r"record 0: click 1 at coor \[99, 0\] lies outside",
         ),
         (
+            lambda c: c["data"][0]["clicks_list"][0].update(mask={"size": [2, 3], "counts": "6"}),
+            r"record 0, clicks_list\[0\].mask: size \[2, 3\], the record says",
+        ),
+        (
             lambda c: c["data"][0]["clicks_list"][0]["mask"].update(counts="1"),
             r"record 0, clicks_list\[0\].mask: broken RLE",
         ),

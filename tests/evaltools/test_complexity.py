@@ -52,3 +52,11 @@ def test_other_data_is_one_dataset_and_a_finished_run_resumes_to_the_same(script
     assert run(script, tmp_path / "short.json", *given, "resume=true") == made
     with pytest.raises(ValueError, match="is there already; say resume=true"):
         run(script, tmp_path / "short.json", *given)
+
+
+def test_what_is_good_before_the_first_click_needs_none(script, tmp_path):
+    made = run(script, tmp_path / "b.json", "data=refshapes", "data.limit=6", "data.size=128", "init=box")
+    trajectories = list(read_trajectories(tmp_path / "b.trajectories.jsonl"))
+    ious = [[one.init_iou, *(step.iou_after for step in one.steps)] for one in trajectories]
+    needed = [next((n for n, iou in enumerate(row) if iou >= 0.8), 3) for row in ious]
+    assert 0 in needed and made["datasets"]["b"]["noc80"] == pytest.approx(sum(needed) / len(needed))

@@ -257,3 +257,9 @@ def test_unsound_options_are_refused(folders):
         for options, message in (({"dtype": "int8"}, "dtype='int8': choose"), ({"max_batch": 0}, "max_batch=0")):
             with pytest.raises(ValueError, match=message):
                 member.from_checkpoint(folders[name], device="cpu", **options)
+
+
+def test_seeds_of_any_size_draw_apart():
+    rows = uniforms([0, -1, -2, 2**63, 2**63 + 1, 5], 1, 4)
+    assert len({tuple(row) for row in rows}) == 6
+    assert (uniforms([5], 1, 4)[0] == rows[-1]).all()

@@ -414,3 +414,10 @@ def test_choices_are_asked_for_in_the_same_request_and_need_a_server_that_tells(
         ):
             endpoint(server).generate(observations(2), choices=CHOICES)
         assert len(server.bodies) <= 2, "asking again would not help"
+
+
+def test_a_key_of_two_lines_is_refused_without_being_shown(monkeypatch):
+    monkeypatch.setenv("TINY_KEY", "sk-first\nsk-second")
+    with pytest.raises(ValueError, match="TINY_KEY: holds characters that no header can carry") as told:
+        Endpoint(path="tiny", api_key_variable="TINY_KEY").generate(observations(1))
+    assert "sk-" not in str(told.value)

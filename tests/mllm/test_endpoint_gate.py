@@ -46,16 +46,19 @@ def test_overload_halves_it_down_to_one_and_ends_the_search():
     server = Server(1000, concurrency=None, most=64)
     server.answer(16)
     assert server.gate.limit == 16
-    for limit in (8, 4, 2, 1, 1):
-        server.gate.overloaded()
+    for halvings, limit in enumerate((8, 4, 2, 1, 1)):
+        for _ in range(16):  # those under way fail together: one sign
+            server.gate.overloaded(halvings)
         assert server.gate.limit == limit
+    with server.gate as seen:
+        assert seen == 5
     server.answer(20)
     assert server.gate.limit == 1
 
 
 def test_a_number_is_kept_whatever_happens():
     server = Server(1000, concurrency=3, most=64)
-    server.gate.overloaded()
+    server.gate.overloaded(0)
     assert set(server.answer(500)) == {3} and server.gate.most == 3
 
 

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from segagent.dialogue import Observation
+from segagent.dialogue import Observation, load_dialogue
 from segagent.mllm import Osprey
 from segagent.mllm.convnext import ConvNeXt
 from segagent.mllm.osprey_network import OspreyConfig, OspreyNetwork, file_tensors, from_file_name, position_table
-from segagent.mllm.testing import TINY_NANO
+from segagent.mllm.testing import TINY_NANO, WORDS
+from segagent.mllm.word_tokenizer import WordTokenizer
 
 KEYS = json.loads((Path(__file__).parents[1] / "fixtures" / "osprey" / "keys.json").read_text())
 TRUNK = "model.vision_tower.vision_tower.visual.trunk."
@@ -314,3 +315,10 @@ def test_a_system_text_is_put_where_the_template_says(folders, observe):
     model._before = "{system} {prompt}"
     observation = Observation(observe("nano").image, "the big", "red star")
     assert model.prompt_tokens(observation)[1:5] == model.tokenizer.encode("the big red star")
+
+
+def test_a_nano_may_have_more_rows_than_words(tmp_path):
+    tokenizer = WordTokenizer.of(load_dialogue("nano"), WORDS)
+    config = replace(TINY_NANO, vocab_size=tokenizer.size + 500)
+    Osprey.new(config, tokenizer, dialogue="nano", device="cpu").save(tmp_path)
+    assert Osprey.from_checkpoint(tmp_path, device="cpu").network.config.vocab_size == tokenizer.size + 500

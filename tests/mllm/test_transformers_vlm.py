@@ -434,3 +434,9 @@ def test_the_config_builds_it(folder):
     config = load_named("mllm", "transformers_vlm")
     config.path, config.device = str(folder("smolvlm")), "cpu"
     assert len(build(config).generate(observations(1), max_new_tokens=2)) == 1
+
+
+def test_a_description_that_ends_the_turn_is_refused(model):
+    end = model.processor.tokenizer.convert_ids_to_tokens(min(model._end_ids))
+    with pytest.raises(ValueError, match="which ends a turn; change the description"):
+        model.encode([Observation(np.zeros((60, 60, 3), np.uint8), "", f"the cup{end}left")])

@@ -82,3 +82,7 @@ def test_no_description_of_refshapes_has_an_unknown_word(subset):
     for sample in dataset:
         tokens = tokenizer.encode(sample.text)
         assert tokenizer.unknown not in tokens and len(tokens) == len(sample.text.split()), sample.text
+
+
+def test_ids_that_no_word_has_are_written_as_nothing():
+    assert TOKENIZER.decode([*TOKENIZER.encode("Finish"), TOKENIZER.size, TOKENIZER.size + 500]) == "Finish"

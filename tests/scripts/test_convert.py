@@ -70,6 +70,16 @@ def test_a_conversion_that_fails_leaves_no_half_file(convert, tmp_path):
     assert (tmp_path / "b.jsonl").read_text() == "kept"
 
 
+def test_a_folder_that_holds_files_is_not_written_into(convert, tmp_path):
+    """What an earlier conversion left there would be read with the new."""
+    (tmp_path / "masks" / "masks").mkdir(parents=True)
+    (tmp_path / "masks" / "masks" / "old.png").write_text("")
+    with pytest.raises(ValueError, match=r"masks: holds files, which would be read with the new ones"):
+        convert(
+            "from=segagent_json", f"input={EXAMPLE}", "to=png_folders", f"out={tmp_path / 'masks'}", "overwrite=true"
+        )
+
+
 def test_nothing_is_overwritten_unasked(convert, tmp_path):
     out = tmp_path / "c.json"
     settings = ("from=segagent_json", f"input={EXAMPLE}", "to=coco", f"out={out}")

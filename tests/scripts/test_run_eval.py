@@ -165,3 +165,11 @@ def test_a_part_that_fails_fails_the_whole(run_eval):
     assert code == 2 and "a part failed" in out and not any(call[0].endswith("join.py") for call in calls)
     assert run_eval("ckpt", GPUS="two")[0] == 2
     assert "names 1" in run_eval("ckpt", GPUS="2", CUDA_VISIBLE_DEVICES="0")[2]
+
+
+def test_one_device_is_one_process_and_hidden_gpus_stay_hidden(run_eval):
+    for device in ("device=cpu", "device=cuda:1"):
+        code, calls, _ = run_eval("ckpt", device, CUDA_VISIBLE_DEVICES="0,1")
+        assert code == 0 and len(calls) == 1 and device in calls[0]
+    _, calls, _ = run_eval("ckpt", CUDA_VISIBLE_DEVICES="")
+    assert len(calls) == 1 and calls[0][-1] == "CUDA_VISIBLE_DEVICES="

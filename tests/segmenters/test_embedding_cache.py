@@ -329,3 +329,15 @@ def test_hit_rates_reach_the_metrics_of_runs_and_of_joined_shards(tiny_sam, tmp_
     warm = entry("evaluate", *settings, f"out={tmp_path / 'warm.json'}")
     assert (warm["embed_computed"], warm["embed_disk_hit_rate"]) == (0, 1)
     assert (tmp_path / "warm.json").read_bytes() == (tmp_path / "joined.json").read_bytes()
+
+
+def test_an_entry_that_may_only_be_read_is_as_good(cache_of, monkeypatch):
+    cache_of().embed([picture(1)], Encoder())
+
+    def refuse(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr("segagent.segmenters.embedding_cache.os.utime", refuse)
+    again, encoder = cache_of(), Encoder()
+    again.embed([picture(1)], encoder)
+    assert encoder.seen == 0 and again.statistics()["embed_damaged"] == 0

@@ -311,3 +311,13 @@ def test_bfloat16_changes_a_few_pixels_only(drawings):
     assert 0 < apart.mean() < 0.01
     with pytest.raises(ValueError, match=r"precision=float16 on cpu"):
         SimpleClick(network=exact.network, device="cpu", precision="float16")
+
+
+def test_weights_that_were_cut_off_and_sides_that_do_not_split_are_told_at_once(tiny, tmp_path):
+    save_simpleclick(tiny, tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"model.safetensors: cannot be read .*; copy it again"):
+        load_simpleclick(tmp_path)
+    with pytest.raises(ValueError, match=r"target_size=\(496, 496\): sides that split into equal windows"):
+        SimpleClick(network=tiny, target_size=(496, 496), device="cpu")

@@ -82,12 +82,12 @@ def group_by_picture(trajectories: Iterable[Trajectory]) -> dict[str, list[Traje
 def flat_names(paths: Iterable[str]) -> dict[str, str]:
     """Picture path -> its file name without folders and suffix. Raises `ValueError` when two become one."""
     names: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for path in paths:
-        stem = Path(path).stem
-        twin = next((other for other, name in names.items() if name == stem), None)
-        if twin is not None:
+        names[path] = Path(path).stem
+        twin = owners.setdefault(names[path], path)
+        if twin != path:
             raise ValueError(f"{twin} and {path} have one name, and this format has one file per name")
-        names[path] = stem
     return names
 
 

@@ -85,12 +85,12 @@ class YoloSegFolder:
     def _label_paths(self, pictures: Iterable[str]) -> dict[str, Path]:
         """Picture -> its file of labels, in the folders below labels/ that the picture has below images/."""
         paths: dict[str, Path] = {}
+        owners: dict[Path, str] = {}
         for picture in pictures:
-            path = resolve_inside(self.path / "labels", Path(picture).with_suffix(".txt").as_posix())
-            twin = next((other for other, used in paths.items() if used == path), None)
-            if twin is not None:
+            paths[picture] = resolve_inside(self.path / "labels", Path(picture).with_suffix(".txt").as_posix())
+            twin = owners.setdefault(paths[picture], picture)
+            if twin != picture:
                 raise ValueError(f"{twin} and {picture} have one name, and this format has one file per name")
-            paths[picture] = path
         return paths
 
     def write(self, trajectories: Iterable[Trajectory]) -> int:
