@@ -46,7 +46,7 @@ examples=(train=nano data=refshapes_mix generated.questions=4 tasks.iou=0 tasks.
 "$PYTHON" scripts/improve.py "mllm=$out/masks/best" method=dagger collect_only=true data=refshapes_mix \
   "data.trajectories=$out/empty.jsonl" "limit=$(some 1500)" "${segmenter[@]}" batch_size=16 seed=3 resume=true "out=$out/visited"
 # All of the model, the tower too, on all of it.
-"$PYTHON" scripts/train.py "mllm=$out/masks/best" "train.steps=$(some 7800)" train.optimizer=muon train.frozen=[] \
+"$PYTHON" scripts/train.py "mllm=$out/masks/best" "train.steps=$(some 15200)" train.optimizer=muon train.frozen=[] \
   train.vision_lr=0.5 train.auxiliary=0.6 train.gaze=1 train.needs=0.7 generated.share=0.75 generated.empty=0.6 seed=7 \
   "data.trajectories=[$out/empty.jsonl,$out/points.jsonl,$out/visited/round_1/selected.jsonl]" "${examples[@]}" \
   "out=$out/policy"
