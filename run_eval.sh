@@ -81,7 +81,7 @@ if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
 else
   devices=($(seq 0 $((gpus - 1))))
 fi
-[ -z "$anew" ] && [ -e "${out%.json}.trajectories.jsonl" ] &&
+[ -z "$anew" ] && { [ -e "$out" ] || [ -e "${out%.json}.trajectories.jsonl" ]; } &&
   fail "$out: is there already; say resume=true to go on, or overwrite=true to begin anew"
 [ "${#devices[@]}" -ge "$gpus" ] || fail "GPUS=$gpus, but CUDA_VISIBLE_DEVICES names ${#devices[@]}"
 processes=()

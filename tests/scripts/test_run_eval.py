@@ -136,9 +136,12 @@ def test_only_the_default_output_is_written_anew_without_being_asked(run_eval):
         assert not config.overwrite and config.resume == ("resume=true" in options), options
     results = run_eval.root / "results"
     results.mkdir()
+    for name in ("x.json", "x.trajectories.jsonl"):
+        (results / name).write_text("")
+        code, calls, out = run_eval("ckpt", f"out={results}/x.json", GPUS="2")
+        assert code == 2 and not calls and "is there already; say resume=true" in out
+        (results / name).unlink()
     (results / "x.trajectories.jsonl").write_text("")
-    code, calls, out = run_eval("ckpt", f"out={results}/x.json", GPUS="2")
-    assert code == 2 and not calls and "is there already; say resume=true" in out
     assert len(run_eval("ckpt", f"out={results}/x.json", "resume=true", GPUS="2")[1]) == 3
 
 
