@@ -215,6 +215,8 @@ def test_or_are_skipped_reported_and_seen_in_the_exit_code(photos, tmp_path):
         ([], "out: not given"),
         (["out=/dev/null/x.jsonl"], "/dev/null"),
         (["out=x.jsonl", "resume=true", "overwrite=true"], "exclude each other"),
+        (["out=x.jsonl", "official_out=y.json", "init=box"], "clicks from empty only (init=box)"),
+        (["out=x.jsonl", "init=boxes"], "init=boxes: choose empty, box, random_points, mask"),
         (["out=x.jsonl", "+data.colour=red"], "unexpected keyword argument 'colour'"),
     ],
 )

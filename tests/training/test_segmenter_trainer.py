@@ -153,3 +153,8 @@ def test_tables_refuse_other_columns(tmp_path):
     with pytest.raises(ValueError, match="its columns are"):
         table.add(step=2, iou=0.1)
     assert table.rows() == [{"step": 1.0, "loss": 0.1}]
+
+
+def test_without_validation_there_is_a_curve_all_the_same(small, tmp_path):
+    small.trainer(tmp_path, validation=False, steps=2).run()
+    assert (tmp_path / "curve.png").is_file()
