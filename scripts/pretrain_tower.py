@@ -1,6 +1,6 @@
 """A nano of its own: a new small model whose tower learns what generated pictures show -> a folder for train.py.
 
-python scripts/pretrain_tower.py out=runs/tower
+python scripts/pretrain_tower.py out=runs/tower            # with mllm=FOLDER the tower of that model learns on
 python scripts/train.py mllm=runs/tower/best train=nano data=refshapes_mix data.trajectories=traj.jsonl out=runs/sft
 """
 
@@ -23,19 +23,29 @@ from segagent.training.tower_pretraining import PretrainSettings, TowerTrainer
 
 
 def make_trainer(config: DictConfig) -> TowerTrainer:
-    settings, dialogue = PretrainSettings(**config.train), load_dialogue(config.dialogue_name)
+    settings = PretrainSettings(**config.train)
     autocast(torch_device(config.device), settings.precision)  # refuses what cannot be
-    tokenizer = WordTokenizer.of(dialogue, sorted(description_words()))
-    network = build(config.mllm_network)
-    mllm = Osprey.new(network, tokenizer, dialogue=config.dialogue_name, seed=config.seed, device=config.device)
     return TowerTrainer(
-        mllm=mllm,
+        mllm=_new_model(config) if config.mllm is None else _known_model(config),
         dataset=build(config.data),
-        dialogue=dialogue,
+        dialogue=load_dialogue(config.dialogue_name),
         folder=TrainingFolder(config.out, keep=settings.keep),
         settings=settings,
         seed=config.seed,
     )
+
+
+def _new_model(config: DictConfig) -> Osprey:
+    tokenizer = WordTokenizer.of(load_dialogue(config.dialogue_name), sorted(description_words()))
+    network = build(config.mllm_network)
+    return Osprey.new(network, tokenizer, dialogue=config.dialogue_name, seed=config.seed, device=config.device)
+
+
+def _known_model(config: DictConfig) -> Osprey:
+    mllm = build(config.mllm)
+    if not isinstance(mllm, Osprey):
+        raise ValueError(f"mllm={config.mllm._target_}: only the tower of nano and its like is trained so")
+    return mllm
 
 
 def main(config: DictConfig) -> int:

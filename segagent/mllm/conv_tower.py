@@ -33,3 +33,10 @@ class ConvTower(nn.Module):
         """`[N, 3, H, W]` -> the last stage as tokens in reading order, `[N, h * w, C]`."""
         features = self.stages(pixels.contiguous(memory_format=torch.channels_last))
         return features.flatten(2).transpose(1, 2)
+
+
+def inner_convolutions(network: nn.Module) -> list[nn.Parameter]:
+    """Weights `[C, C', k, k]` of all `ConvTower` layers in a network, but those that read the pixels."""
+    towers = [module for module in network.modules() if isinstance(module, ConvTower)]
+    layers = [layer for tower in towers for layer in tower.modules() if isinstance(layer, nn.Conv2d)]
+    return [layer.weight for layer in layers if layer.in_channels > 3]

@@ -1,4 +1,4 @@
-"""Muon for the matrices of a decoder, AdamW for all else, as one optimizer.
+"""Muon for the matrices of a decoder and the convolutions of a tower, AdamW for all else, as one optimizer.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) takes, for the update of a matrix, the orthogonal
 matrix nearest to its momentum, so that all its directions move alike. Updates are as large as AdamW's usually are (Liu
@@ -11,20 +11,35 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """matrices, others: parameter groups of the two; one of them may be empty. lr, betas: see `torch.optim.AdamW`."""
+    """matrices, others: parameter groups of the two; one of them may be empty. A convolution `[C, C', k, k]` among the
+    first is taken as the matrix `[C, C' * k * k]`. lr, betas: see `torch.optim.AdamW`."""
 
     def __init__(
         self, matrices: Sequence[dict], others: Sequence[dict], *, lr: float, betas: tuple[float, float]
     ) -> None:
         self.parts: list[torch.optim.Optimizer] = []
+        self._flat: list[tuple[nn.Parameter, nn.Parameter]] = []  # a convolution, and the matrix that stands for it
         if matrices:
-            self.parts.append(torch.optim.Muon(list(matrices), lr=lr, adjust_lr_fn="match_rms_adamw"))
+            groups = [{**group, "params": [self._matrix(weight) for weight in group["params"]]} for group in matrices]
+            self.parts.append(torch.optim.Muon(groups, lr=lr, adjust_lr_fn="match_rms_adamw"))
         if others:
             self.parts.append(torch.optim.AdamW(list(others), lr=lr, betas=betas, fused=True))
         super().__init__(self._groups(), {})
+
+    def _matrix(self, weight: nn.Parameter) -> nn.Parameter:
+        if weight.ndim == 2:
+            return weight
+        self._flat.append((weight, nn.Parameter(weight.detach().flatten(1))))
+        return self._flat[-1][1]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for weight, _ in self._flat:
+            weight.grad = None
 
     def _groups(self) -> list[dict]:
         """The groups of the parts themselves: a rate that is set here is set there."""
@@ -37,8 +52,13 @@ class MuonAndAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for weight, matrix in self._flat:  # the same memory, even where the network was moved since
+            matrix.data = weight.detach().flatten(1)
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
         for part in self.parts:
             part.step()
+        for _, matrix in self._flat:
+            matrix.grad = None
         return loss
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from segagent.mllm.base import MLLM
+from segagent.mllm.conv_tower import inner_convolutions
 from segagent.mllm.local import LocalMLLM
 from segagent.mllm.parts import PROJECTOR, part_of
 from segagent.mllm.transformers_vlm import TransformersVLM
@@ -110,11 +111,13 @@ def _module_to_save(name: str) -> str:
 def build_sft_optimizer(network: nn.Module, settings: SftSettings) -> torch.optim.Optimizer:
     """For what is trained; a group's `scale` is its share of the rate. Vectors (norms, biases) do not decay."""
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    convolutions = {id(weight) for weight in inner_convolutions(network)}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             part, matrix = part_of(name), parameter.ndim > 1
             # Word embeddings and output layer are matrices of words, few of which a batch has.
             inner = parameter.ndim == 2 and part == "language" and ".layers." in name
+            inner = inner or id(parameter) in convolutions
             groups.setdefault((inner, part == "vision", matrix), []).append(parameter)
     parts: tuple[list[dict], list[dict]] = ([], [])
     for (inner, vision, matrix), parameters in groups.items():

@@ -34,10 +34,11 @@ class SftSettings:
     learns low-rank updates of its linear layers only; lora_alpha, lora_dropout: as in `peft`. With `mllm.quantization`
     (4bit) this is QLoRA.
 
-    optimizer: `adamw`, or `muon` (see `muon.py`: for the matrices of the decoder's layers; AdamW for the rest). lr:
-    peak rate, reached after `warmup` (a share of the steps), then half a cosine down to min_lr * lr. vision_lr: the
-    vision part's rate, as a share of it. weight_decay: of matrices; vectors do not decay. beta1, beta2: of AdamW.
-    clip_norm: largest gradient norm. validate_every, checkpoint_every: in steps. keep: newest checkpoints that stay.
+    optimizer: `adamw`, or `muon` (see `muon.py`: for the matrices of the decoder's layers and the convolutions of
+    nano's tower; AdamW for the rest). lr: peak rate, reached after `warmup` (a share of the steps), then half a cosine
+    down to min_lr * lr. vision_lr: the vision part's rate, as a share of it. weight_decay: of matrices; vectors do not
+    decay. beta1, beta2: of AdamW. clip_norm: largest gradient norm. validate_every, checkpoint_every: in steps. keep:
+    newest checkpoints that stay.
     auxiliary: weight of the loss that pulls visual tokens towards the words of what they show (`visual_words.py`);
     needs: of the loss that asks them what their cell needs (`cell_needs.py`);
     gaze: of the loss that shows an answer where to look (`click_gaze.py`); 0 for none. digit_decay: see

@@ -25,11 +25,13 @@ from segagent.data.base import Dataset
 from segagent.devices import autocast
 from segagent.dialogue import Dialogue
 from segagent.environment import stable_generator
+from segagent.mllm.conv_tower import inner_convolutions
 from segagent.mllm.osprey import Osprey
 from segagent.training.cell_points import BINS, bin_losses, deepest_points, region_depths
 from segagent.training.cell_shares import cell_shares
 from segagent.training.collate import without_weights
 from segagent.training.mask_noise import perturbed
+from segagent.training.muon import MuonAndAdamW
 from segagent.training.optimization import OptimizerSettings, learning_rate, set_learning_rate
 from segagent.training.run_folder import Progress, TrainingFolder
 from segagent.training.training_log import CsvTable
@@ -45,7 +47,8 @@ COLUMNS = ("step", "loss", *_ACCURACIES, "mask_error", "place_error", "lr", "sam
 class PretrainSettings:
     """steps: updates. batch_size: pictures per update. workers: processes that draw them (0: the training process).
     precision: see `devices.autocast`. checkpoint_every: steps. keep: newest checkpoints. masked: share of pictures that
-    have a mask painted on. lr, warmup (steps), min_lr (share of lr), weight_decay: AdamW. clip_norm: of gradients."""
+    have a mask painted on. lr, warmup (steps), min_lr (share of lr), weight_decay: of Muon for the convolutions of a
+    `ConvTower` (see `muon.py`), of AdamW for all else. clip_norm: of gradients."""
 
     steps: int = 8000
     batch_size: int = 32
@@ -54,7 +57,7 @@ class PretrainSettings:
     checkpoint_every: int = 300
     keep: int = 1
     masked: float = 0.5
-    lr: float = 1e-3
+    lr: float = 3e-3
     warmup: int = 200
     min_lr: float = 0.05
     weight_decay: float = 0.02
@@ -152,15 +155,17 @@ class TowerTrainer:
             torch.manual_seed(seed)
             heads = _Heads(mllm.network.config.tower_dims[-1])
         self.trained = nn.ModuleDict({"tower": mllm.network.tower, "heads": heads}).to(self.device)
-        groups = [
-            {
-                "params": [p for p in self.trained.parameters() if (p.ndim > 1) == decays],
-                "weight_decay": decay,
-                "scale": 1,
-            }
-            for decays, decay in ((True, settings.weight_decay), (False, 0.0))
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98))
+        inner = inner_convolutions(self.trained)
+        known = {id(weight) for weight in inner}
+        others = [weight for weight in self.trained.parameters() if id(weight) not in known]
+        vectors, matrices = ([weight for weight in others if (weight.ndim > 1) == is_matrix] for is_matrix in (0, 1))
+        decaying = {"scale": 1, "weight_decay": settings.weight_decay}
+        self.optimizer = MuonAndAdamW(
+            [{"params": inner, **decaying}] if inner else [],
+            [{"params": matrices, **decaying}, {"params": vectors, "scale": 1, "weight_decay": 0.0}],
+            lr=settings.lr,
+            betas=(0.9, 0.98),
+        )
         self.rates = OptimizerSettings(lr=settings.lr, warmup=settings.warmup, min_lr=settings.min_lr)
         self.log = CsvTable(folder.path / "train.csv", COLUMNS)
 

@@ -1,9 +1,15 @@
 """Muon beside AdamW: who gets which weights, what an update is, and that a run goes on where it was."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from segagent.dialogue import load_dialogue
+from segagent.mllm.osprey import Osprey
 from segagent.mllm.parts import part_of
+from segagent.mllm.testing import TINY_NANO, WORDS
+from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.training.muon import MuonAndAdamW
 from segagent.training.optimization import set_learning_rate
 from segagent.training.sft_network import build_sft_optimizer
@@ -44,6 +50,41 @@ def test_all_directions_of_a_matrix_move_alike_and_as_far_as_adamw_would():
     # Liu et al., section 2.2: 0.2 sqrt(max(rows, columns)); the iteration leaves singular values near 1.
     assert moved.max() < 1.3 * 0.1 * 0.2 * 60**0.5 and moved.min() > 0.5 * 0.1 * 0.2 * 60**0.5
     assert float(matrix.detach().pow(2).mean().sqrt()) == pytest.approx(0.1 * 0.2, rel=0.25)
+
+
+def test_the_inner_convolutions_of_a_tower_are_muons_too():
+    config = replace(TINY_NANO, tower="convolutional", tower_dims=[8, 16], tower_depths=[1, 2])
+    tokenizer = WordTokenizer.of(load_dialogue("nano"), WORDS)
+    mllm = Osprey.new(config, tokenizer, dialogue="nano", device="cpu")
+    _, parts = parts_of(mllm, vision_lr=0.25, weight_decay=0.1)
+    inner = [group for group in parts[torch.optim.Muon].param_groups if group["lr"] == 0.125]
+    assert [tuple(matrix.shape) for group in inner for matrix in group["params"]] == [(16, 8 * 9), (16, 16 * 9)]
+    assert {group["weight_decay"] for group in inner} == {0.1}
+    plain = [weight for group in parts[torch.optim.AdamW].param_groups for weight in group["params"]]
+    assert any(weight is mllm.network.tower.stages[0][0][0].weight for weight in plain), "what reads the pixels"
+    every = sum(len(group["params"]) for part in parts.values() for group in part.param_groups)
+    assert every == len(list(mllm.network.parameters()))
+
+
+def test_a_convolution_is_moved_as_the_matrix_of_its_rows():
+    torch.manual_seed(0)
+    convolution = torch.nn.Parameter(torch.randn(6, 4, 3, 3))
+    matrix = torch.nn.Parameter(convolution.detach().flatten(1).clone())
+    one, other = (
+        MuonAndAdamW([{"params": [weight], "weight_decay": 0.1}], [], lr=0.1, betas=(0.9, 0.99))
+        for weight in (convolution, matrix)
+    )
+    for step in range(3):
+        if step == 2:  # as `network.to(device)` does
+            convolution.data = convolution.data.clone()
+        convolution.grad = torch.randn(6, 4, 3, 3)
+        matrix.grad = convolution.grad.flatten(1).clone()
+        before = convolution.detach().clone()
+        one.step()
+        other.step()
+        assert torch.equal(convolution.flatten(1), matrix) and not torch.equal(convolution, before)
+        one.zero_grad()
+        assert convolution.grad is None
 
 
 def test_killed_and_resumed_is_bitwise_the_same_and_not_what_adamw_makes(sft, tmp_path):

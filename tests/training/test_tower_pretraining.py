@@ -13,7 +13,7 @@ from segagent.data.mixture import Mixture
 from segagent.data.refshapes import RefShapes, description_words
 from segagent.dialogue import load_dialogue
 from segagent.mllm.osprey import Osprey
-from segagent.mllm.testing import TINY_NANO
+from segagent.mllm.testing import TINY_NANO, write_qwen_vl_chat
 from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.training.cell_points import deepest_points, region_depths
 from segagent.training.collate import SftBatch
@@ -172,6 +172,23 @@ def test_only_the_tower_moves_and_the_folder_is_a_model(script, tmp_path):
     after, before = trained.state_dict(), new.state_dict()
     moved = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
     assert moved == {"tower"} and len(table(tmp_path / "run")) == 5
+
+
+def test_the_tower_of_a_model_learns_on(script, tmp_path):
+    script.main(settings(f"out={tmp_path / 'first'}"))
+    begun = ["mllm=nano", f"mllm.path={tmp_path / 'first' / 'best'}"]
+    assert script.main(settings(f"out={tmp_path / 'next'}", "seed=1", *begun)) == 0
+    before, after = (
+        Osprey.from_checkpoint(tmp_path / name / "best", device="cpu").network.state_dict()
+        for name in ("first", "next")
+    )
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {name.split(".")[0] for name in moved} == {"tower"}
+    assert "tower.stages.1.0.0.weight" in moved and "tower.stages.0.0.0.weight" in moved
+    write_qwen_vl_chat(tmp_path / "qwen")
+    other = settings(f"out={tmp_path / 'no'}", "mllm=qwen_vl_chat", f"mllm.path={tmp_path / 'qwen'}")
+    with pytest.raises(ValueError, match=r"mllm=.*QwenVLChat.*only the tower of nano and its like"):
+        script.main(other)
 
 
 def test_a_killed_run_goes_on_bitwise(script, tmp_path):
