@@ -250,6 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     path = Path(options.input_json)
     try:
+        inputs = split_paths(path).values() if options.eval_all_splits else [path]
+        if options.out and Path(options.out).resolve() in [one.resolve() for one in inputs]:
+            raise ValueError(f"--out {options.out}: is a predictions file that is read; name another one")
         metrics = score_all_splits(path, options) if options.eval_all_splits else score_file(path, options)[1]
         if options.out:
             Path(options.out).parent.mkdir(parents=True, exist_ok=True)

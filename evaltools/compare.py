@@ -33,6 +33,7 @@ from segagent.metrics.paired import Pairs, biggest_changes, compare, pair
 from segagent.metrics.protocols import step_of
 from segagent.metrics.table import percent
 from segagent.overlay import overlay_mask
+from segagent.report.page import write_page
 
 GREEN, RED, BLUE = (0, 200, 0), (230, 30, 30), (40, 90, 230)
 # Pixels between the panels of a strip.
@@ -167,24 +168,26 @@ def main(config: DictConfig) -> int:
     result |= {"a": config.a, "b": config.b, "protocol": config.protocol, "margin": config.margin}
     result |= {"n_only_a": len(keys_a) - result["n"], "n_only_b": len(keys_b) - result["n"]}
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, json.dumps(result, indent=1) + "\n")
     summary = format_result(result)
+    if config.pictures:
+        write_page(beside(out, ".html"), draw_changes(config, (first, second), pairs, summary))
+    write_text(out, json.dumps(result, indent=1) + "\n")
     print(f"A {config.a}\nB {config.b}\n{summary}")
     for which in "ab":
         if result[f"n_only_{which}"]:
             told = f"{result[f'n_only_{which}']} samples are in {which.upper()} only and are left out"
             print(told, file=sys.stderr)
     if config.pictures:
-        write_text(beside(out, ".html"), draw_changes(config, (first, second), pairs, summary))
         print(f"pictures {beside(out, '.html')}")
     return 0
 
 
 def positional(arguments: list[str]) -> list[str]:
-    """The first two words without `=` are `a` and `b`."""
+    """The first two words without `=`, or that are files, are `a` and `b`."""
     names, settings = iter(("a", "b")), []
     for argument in arguments:
-        name = None if "=" in argument or argument.startswith("-") else next(names, None)
+        is_setting = ("=" in argument and not Path(argument).is_file()) or argument.startswith("-")
+        name = None if is_setting else next(names, None)
         quoted = argument.replace("\\", "\\\\").replace('"', '\\"')
         settings.append(argument if name is None else f'{name}="{quoted}"')
     return settings

@@ -56,6 +56,7 @@ def figures(curves: np.ndarray, image: np.ndarray, resamples: int) -> dict[str, 
         needed, reached = clicks_needed(curves, level)
         needed = needed - 1  # the first IoU is the start's: what is good already needs none
         low, high = mean_interval(needed, image, resamples)
+        low, high = (None if np.isnan(end) else end for end in (low, high))
         made |= {f"noc{level}": float(needed.mean()), f"noc{level}_low": low, f"noc{level}_high": high}
         made[f"never{level}"] = int((~reached).sum())
     return made | {"iou_by_click": curves[:, 1:].mean(0).tolist()}
@@ -68,12 +69,14 @@ def draw(results: Mapping[str, Mapping[str, Any]], limit: int, title: str, path:
     width = 0.8 / len(LEVELS)
     for place, level in enumerate(LEVELS):
         heights = np.array([result[f"noc{level}"] for result in results.values()])
-        ends = np.array([[result[f"noc{level}_{end}"] for end in ("low", "high")] for result in results.values()]).T
+        ends = np.array(
+            [[result[f"noc{level}_{end}"] for end in ("low", "high")] for result in results.values()], float
+        ).T  # None: NaN, which is not drawn
         x = np.arange(len(results)) + (place - 1) * width
         # A percentile interval may leave out the mean of very few samples.
         errors = np.maximum(0, np.stack([heights - ends[0], ends[1] - heights]))
         bars.bar(x, heights, width, yerr=errors, capsize=3, color=COLORS[place], label=f"IoU {level}%")
-    bars.set_xticks(range(len(results)), list(results))
+    bars.set_xticks(range(len(results)), [_literal(name) for name in results])
     bars.set_ylabel(f"clicks needed (limit {limit}), 95% interval")
     bars.legend(frameon=False)
     for number, (name, result) in enumerate(results.items()):
@@ -82,11 +85,16 @@ def draw(results: Mapping[str, Mapping[str, Any]], limit: int, title: str, path:
             range(1, limit + 1), ious, DASHES[number % len(DASHES)], marker="o", markersize=3, label=name, **style
         )
     lines.set(xlabel="click", ylabel="mean IoU (kept once 90% is reached)", ylim=(0, 1), xticks=range(1, limit + 1, 2))
-    lines.legend(frameon=False, loc="lower right")
+    lines.legend(lines.lines, [_literal(name) for name in results], frameon=False, loc="lower right")
     for axes in (bars, lines):
         _plain(axes)
-    figure.suptitle(title)
+    figure.suptitle(_literal(title))
     figure.savefig(path, dpi=100)
+
+
+def _literal(name: str) -> str:
+    """Not read as a formula."""
+    return name.replace("$", r"\$")
 
 
 def _plain(axes: Axes) -> None:
@@ -104,7 +112,8 @@ def _row(result: Mapping[str, Any]) -> str:
     cells = [f"n {result['n']:5}"]
     for level in LEVELS:
         noc, low, high, never = (result[key.format(level)] for key in ("noc{}", "noc{}_low", "noc{}_high", "never{}"))
-        cells.append(f"NoC{level} {noc:5.2f} [{low:.2f} {high:.2f}] never {never}")
+        interval = "[-]" if low is None else f"[{low:.2f} {high:.2f}]"
+        cells.append(f"NoC{level} {noc:5.2f} {interval} never {never}")
     return "  ".join([*cells, f"IoU@1 {result['iou_by_click'][0]:.3f}"])
 
 
@@ -116,6 +125,8 @@ def main(config: DictConfig) -> int:
     dataset, summary = run_config(config, rules, lines, "complexity")
     name = None if isinstance(dataset, Mixture) else out.stem
     curves = curves_by_dataset(read_trajectories(lines), config.max_clicks, name)
+    if not curves:
+        raise ValueError(f"{lines}: no sample could be clicked through ({len(summary.skipped)} skipped)")
     results = {dataset: figures(*rows, config.resamples) for dataset, rows in curves.items()}
     content = {"who": who(config), "max_clicks": config.max_clicks, "n_skipped": len(summary.skipped)}
     write_text(out, json.dumps(content | {"datasets": results}, indent=1) + "\n")

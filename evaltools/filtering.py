@@ -47,7 +47,8 @@ def announced_masks(lines: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, in
 
 
 def quality(predicted: np.ndarray, true: np.ndarray, image: np.ndarray, resamples: int = 1000) -> dict[str, float]:
-    """MAE, MSE, Pearson, Spearman and their 95% percentile intervals; pictures are drawn with replacement."""
+    """MAE, MSE, Pearson, Spearman and their 95% percentile intervals; pictures are drawn with replacement. Of a single
+    picture there is no interval."""
     values = {name: measure(predicted, true) for name, measure in MEASURES.items()}
     order = np.argsort(image, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(image[order])) + 1)
@@ -56,7 +57,7 @@ def quality(predicted: np.ndarray, true: np.ndarray, image: np.ndarray, resample
         rows = np.concatenate([groups[k] for k in random.integers(len(groups), size=len(groups))])
         for name, measure in MEASURES.items():
             drawn[name].append(measure(predicted[rows], true[rows]))
-    for name, rows in drawn.items():
+    for name, rows in drawn.items() if len(groups) > 1 else ():
         finite = np.array(rows)[np.isfinite(rows)]
         if finite.size:
             values[f"{name}_low"], values[f"{name}_high"] = map(float, np.percentile(finite, [2.5, 97.5]))
@@ -87,7 +88,7 @@ def draw(predicted: np.ndarray, true: np.ndarray, curve: dict[str, list], title:
     axes.scatter(predicted, true, s=6, alpha=0.3, color="#0072b2", linewidths=0, label="a mask")
     means = np.array([curve["reliability_predicted"], curve["reliability_true"]], float)  # None: NaN
     axes.plot(*means[:, ~np.isnan(means[0])], marker="o", color="#d55e00", label="mean of a bin")
-    axes.set(xlabel="predicted IoU", ylabel="true IoU", xlim=(0, 1), ylim=(0, 1), title=title)
+    axes.set(xlabel="predicted IoU", ylabel="true IoU", xlim=(0, 1), ylim=(0, 1), title=title.replace("$", r"\$"))
     axes.legend(frameon=False, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=100)

@@ -14,6 +14,7 @@ shows all that are there, and says of the others that they were not run. docs/ta
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -66,6 +67,21 @@ def claim_parts(config: DictConfig, folder: Path) -> None:
             write_text(file, OmegaConf.to_yaml(own, resolve=True))
 
 
+def claim_weights(setup: Setup, file: Path) -> None:
+    """Keeps what tells the weights of this run in `file`. Raises `ValueError` where its cells were made with others:
+    names of models stay what they are when a training writes over them."""
+    now = setup.weights()
+    if file.is_file():
+        then = json.loads(file.read_text(encoding="utf-8"))
+        changed = [part for part in now if then.get(part, now[part]) != now[part]]
+        if changed:
+            raise ValueError(
+                f"{file}: the weights of {' and '.join(changed)} are others than when these runs were made; choose "
+                "another out=, or say overwrite=true"
+            )
+    write_text(file, json.dumps(now) + "\n")
+
+
 def facts(setup: Setup) -> list[str]:
     """What holds for the whole page."""
     config = setup.config
@@ -75,7 +91,8 @@ def facts(setup: Setup) -> list[str]:
         *(f"{name}: {' '.join(words)}" for name, words in setup.datasets.items()),
         f"Seed {config.seed}; 95% intervals: percentile bootstrap over pictures, {config.resamples} resamples, of "
         "differences with both runs on the same pictures (paired).",
-        f"Made by `python evaltools/tables.py` at commit {git_hash()}; OUT in the commands is the folder of its cells.",
+        f"Written by `python evaltools/tables.py` at commit {git_hash()}, of runs at the commits that each part names. "
+        "OUT in the commands is the folder of the runs.",
     ]
 
 
@@ -105,6 +122,7 @@ def main(config: DictConfig) -> int:
             (out / f"{name}.json").unlink(missing_ok=True)
     (out / "cells").mkdir(exist_ok=True)  # from now on the run is there
     claim_parts(config, out / "cells")
+    claim_weights(setup, out / "cells" / "weights.json")
     for name in config.parts:
         began = time.perf_counter()
         section = PARTS[name](setup)

@@ -195,6 +195,6 @@ def write_text(path: Path, text: str) -> None:
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
-    except OSError:
+    except (OSError, ValueError):  # no room, or a text that UTF-8 cannot write
         partial.unlink(missing_ok=True)
         raise

@@ -207,3 +207,13 @@ class Trajectory:
     @property
     def final_iou(self) -> float | None:
         return self.steps[-1].iou_after if self.steps else self.init_iou
+
+    @property
+    def returned(self) -> int:
+        """Number of the mask that is the answer, counted from the start's 0: the one that a search chose (it leaves it
+        in `extras`), else the last."""
+        return self.extras.get("returned", len(self.steps))
+
+    @property
+    def returned_iou(self) -> float | None:
+        return self.steps[self.returned - 1].iou_after if self.returned else self.init_iou

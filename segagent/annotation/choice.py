@@ -16,12 +16,12 @@ def scores(trajectory: Trajectory) -> list[float | None]:
 
 
 def returned(trajectory: Trajectory) -> int:
-    """Number of the mask that is returned, counted from the start's 0: the one that a search chose, else the last.
+    """Number of the mask that is returned, counted from the start's 0: see `Trajectory.returned`.
 
     A mask that was given is only given up for one that is predicted to be at least as good: where it was not judged, or
     the other one was not, it stays.
     """
-    number = trajectory.extras.get("returned", len(trajectory.steps))
+    number = trajectory.returned
     if trajectory.init is not InitKind.MASK:
         return number
     said = scores(trajectory)

@@ -127,6 +127,9 @@ class Collector:
             size = [record["height"], record["width"]]
             if not (isinstance(size[0], int) and isinstance(size[1], int) and min(size) > 0):
                 raise ValueError(f"{where}: height and width are {size}; they must be positive whole numbers")
+            caption = record.get("caption")
+            if caption is not None and not isinstance(caption, list):
+                raise ValueError(f"{where}, key 'caption': {caption!r} is no list of texts")
             masks = [item["mask"] for item in record["pred_list"]]
             init, target, _ = record.get("init_mask"), record["gt_mask"], record["img_path"]
             if init is not None:
@@ -216,7 +219,7 @@ def _announced(
     values.append(_from_text(record.get("end_text")))
     init = record.get("init")
     known = [init.get("pred_iou") if isinstance(init, dict) else None, *(item.get("pred_iou") for item in items)]
-    known[-1] = record.get("pred_iou", known[-1])
+    known[-1] = known[-1] if record.get("pred_iou") is None else record["pred_iou"]
     for place, value in enumerate(known):
         if value is not None:
             if not (isinstance(value, int | float) and 0 <= value <= 1):
@@ -339,7 +342,7 @@ def _first_click(entry: _Entry) -> tuple[int, int, bool] | None:
     try:
         y, x = (int(value) for value in click["coords"])
         is_positive = bool(click["is_positive"])
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         return None
     return (y, x, is_positive) if 0 <= y < height and 0 <= x < width else None
 

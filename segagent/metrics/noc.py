@@ -26,11 +26,14 @@ def clicks_needed(curves: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarra
 
 
 def mean_interval(values: np.ndarray, image: np.ndarray, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean of `[N]` values, bootstrapped (Efron & Tibshirani, 1993, ch. 13).
+    """95% percentile interval of the mean of `[N]` values, bootstrapped (Efron & Tibshirani, 1993, ch. 13); NaN for a
+    single picture, which says nothing of others.
 
     image: number of the picture of each value, `[N]` from 0: values of one picture are drawn together.
     """
     random, images = np.random.default_rng(seed), int(image.max()) + 1
+    if images < 2:
+        return float("nan"), float("nan")
     total, count = np.bincount(image, values, images), np.bincount(image, minlength=images)
     rows, means = max(1, 10_000_000 // images), []  # bounds memory
     for begin in range(0, resamples, rows):

@@ -49,6 +49,10 @@ def pair(runs: tuple[Scores, Scores], keys: tuple[list[str], list[str]], protoco
     if (targets[0] != targets[1]).any():
         other = common[int(np.flatnonzero(targets[0] != targets[1])[0])]
         raise ValueError(f"sample {other!r}: the files have targets of different areas: not the same data")
+    sizes = [np.array(run.counted.facts.size)[index] for run, index in zip(runs, (first, second), strict=True)]
+    if (sizes[0] != sizes[1]).any():
+        other = common[int(np.flatnonzero((sizes[0] != sizes[1]).any(1))[0])]
+        raise ValueError(f"sample {other!r}: the files have pictures of different sizes: not the same data")
     terms = np.stack([_terms(run, protocol)[index] for run, index in zip(runs, (first, second), strict=True)], 1)
     images = np.unique(runs[0].counted.image[first], return_inverse=True)[1]
     return Pairs(first, second, terms[:, :, 2], terms, images)
@@ -91,8 +95,9 @@ def differences(pairs: Pairs, resamples: int, seed: int) -> np.ndarray:
     grouped = np.zeros((images, 2, 6))
     np.add.at(grouped, pairs.image, pairs.terms)
     random, found = np.random.default_rng(seed), []
-    for begin in range(0, resamples, 256):  # bounds memory: one count per image and resample of the block
-        rows = min(256, resamples - begin)
+    block = max(1, min(256, 1_000_000 // images))  # bounds memory: one count per image and resample of the block
+    for begin in range(0, resamples, block):
+        rows = min(block, resamples - begin)
         times = random.multinomial(images, np.full(images, 1 / images), size=rows)
         sums = (times.astype(float) @ grouped.reshape(images, 12)).reshape(rows, 2, 6)
         values = statistics.means(sums)

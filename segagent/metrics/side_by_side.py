@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # COCO's bounds of small and medium objects, in pixels of the target.
 SMALL, MEDIUM = 32**2, 96**2
-WORDS = ((1, 2), (3, 4), (5, 8), (9, None))
+WORDS = ((0, 0), (1, 2), (3, 4), (5, 8), (9, None))
 ACTIONS = ((0, 0), (1, 1), (2, 2), (3, 4), (5, 7), (8, None))
 MOST_CATEGORIES = 12
 
@@ -157,9 +157,10 @@ def subgroups(scores: Scores, protocol: str | None = None) -> dict[str, dict[str
     }
     return {
         kind: {
-            name: {key: _averages(counted, members)[key] for key in ("n", "ciou", "giou", "p50")}
+            name: {key: row[key] for key in ("n", "ciou", "giou", "p50")}
             for name, members in groups.items()
             if members.size
+            for row in [_averages(counted, members)]
         }
         for kind, groups in kinds.items()
     }

@@ -28,13 +28,16 @@ def means(total: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(terms: np.ndarray, image: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """95% percentile intervals of `means` over images, `[2, 3]` (low, high).
+    """95% percentile intervals of `means` over images, `[2, 3]` (low, high); NaN for a single image, which says nothing
+    of others.
 
     terms: `[n, 6]` of `sums`. image: image number of each sample, `[n]`: samples of one image are drawn together, since
     they are not independent. The images are drawn with replacement `resamples` times (Efron & Tibshirani, 1993, ch.
     13).
     """
     images = int(image.max()) + 1
+    if images < 2:
+        return np.full((2, 3), np.nan)
     grouped = np.stack([np.bincount(image, column, images) for column in terms.T], 1)
     random = np.random.default_rng(seed)
     block = max(1, 1_000_000 // images)  # bounds memory: one count per image and resample of the block

@@ -26,7 +26,8 @@ def _reward_model(metrics: dict[str, Any]) -> str:
     names = ("MAE", "MSE", "Pearson", "Spearman")
     values = (metrics[f"prm_{name.lower()}"] for name in names)
     shown = ("-" if value is None else f"{value:.2f}" for value in values)
-    return "announced IoU " + "  ".join(f"{name} {value}" for name, value in zip(names, shown, strict=True))
+    told = "  ".join(f"{name} {value}" for name, value in zip(names, shown, strict=True))
+    return f"announced IoU {told}   (errors in percent points)"
 
 
 def format_metrics(metrics: dict[str, Any]) -> str:
@@ -47,7 +48,8 @@ def format_metrics(metrics: dict[str, Any]) -> str:
     for name, key in (("cIoU by step", "ciou_by_step"), ("mIoU by step", "miou_by_step")):
         lines.append(f"{name:<14}{_curve(metrics[key])}   (after 0, 1, ... actions)")
     if "best_ciou_by_step" in metrics:
-        lines.append(f"best until then{_curve(metrics['best_ciou_by_step'])[1:]}   (cIoU of the best predicted mask)")
+        curve = _curve(metrics["best_ciou_by_step"])
+        lines.append(f"{'best so far':<14}{curve}   (cIoU of the best predicted mask until then)")
     if "prm_mae" in metrics:
         lines.append(_reward_model(metrics))
     return "\n".join(lines)

@@ -41,8 +41,8 @@ _MEANINGS = {
     "n_null_target": "of them with none in the file",
     "n_skipped": "samples that could not be loaded, not scored",
     "seconds": "time of the loop, of all processes together",
-    "prm_mae": "mean absolute error of the predicted IoU",
-    "prm_mse": "mean squared error of the predicted IoU",
+    "prm_mae": "mean absolute error of the predicted IoU, in percent points",
+    "prm_mse": "mean squared error of the predicted IoU, in squared percent points",
     "prm_pearson": "linear correlation of predicted and true IoU",
     "prm_spearman": "rank correlation of predicted and true IoU",
 }
@@ -73,15 +73,15 @@ def write_report(
     ious, steps = gathered.by_step()
     figures = [_figure(plots.iou_by_step(curves, ious, steps), "IoU by step")]
     if len(ious):
-        figures.append(_figure(plots.histogram(ious[:, -1]), f"Final IoU of {len(ious)} samples"))
+        figures.append(_figure(plots.histogram(gathered.returned()), f"IoU of the answers, {len(ious)} samples"))
     body = [
         f"<header><h1>{escape(title)}</h1>{_overview(gathered)}</header>",
         f"<section><h2>Numbers</h2>{_table(summary)}</section>",
         f'<section><h2>Quality by step</h2><div class="plots">{"".join(figures)}</div></section>',
     ]
     rows = {
-        "Best": (gathered.best, "highest final IoU"),
-        "Worst": (gathered.worst, "lowest final IoU"),
+        "Best": (gathered.best, "highest IoU of the mask that is returned"),
+        "Worst": (gathered.worst, "lowest IoU of the mask that is returned"),
         "Random": (gathered.sampled, "drawn from the rest"),
     }
     if gathered.count:
@@ -146,10 +146,11 @@ def _gallery(name: str, note: str, kept: Sequence[Kept], load_image: LoadImage, 
 def _trajectory(place: int, trajectory: Trajectory, load_image: LoadImage, side: int) -> str:
     """One trajectory: what was asked for, how it went, and its pictures in a row that scrolls sideways."""
     panels = "".join(_panel(panel) for panel in trajectory_panels(trajectory, load_image, side))
-    final = "IoU unknown" if trajectory.final_iou is None else f"IoU {trajectory.final_iou:.3f}"
     ended = "still running" if trajectory.end_reason is None else trajectory.end_reason.value.replace("_", " ")
     count = len(trajectory.steps)
-    facts = f"{final} after {count} step{'' if count == 1 else 's'}, {ended}"
+    facts = f"{_iou(trajectory.final_iou)} after {count} step{'' if count == 1 else 's'}, {ended}"
+    if trajectory.returned != count:
+        facts = f"{_iou(trajectory.returned_iou)} of mask {trajectory.returned}, which is returned; {facts}"
     reply = f"<p>last reply: <q>{escape(trajectory.end_text)}</q></p>" if trajectory.end_text else ""
     origin = f"#{place} {trajectory.sample_id} {trajectory.image_name}".strip()
     return (
@@ -157,6 +158,10 @@ def _trajectory(place: int, trajectory: Trajectory, load_image: LoadImage, side:
         f"<p><b>{escape(facts)}</b> <span class='origin'>{escape(origin)}</span></p>{reply}"
         f"<div class='strip' tabindex='0'>{panels}</div></article>"
     )
+
+
+def _iou(value: float | None) -> str:
+    return "IoU unknown" if value is None else f"IoU {value:.3f}"
 
 
 def _panel(panel: Panel) -> str:

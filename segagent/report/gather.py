@@ -31,6 +31,7 @@ class Gathered:
     sampled: list[Kept] = field(default_factory=list)
     _ious: array = field(default_factory=lambda: array("f"))  # of all states, trajectory after trajectory
     _lengths: array = field(default_factory=lambda: array("l"))
+    _returned: array = field(default_factory=lambda: array("f"))  # IoU of the mask that each trajectory returns
 
     def note(self, trajectory: Trajectory) -> None:
         self.count += 1
@@ -41,6 +42,12 @@ class Gathered:
             # A start without an IoU (official files do not record it) counts as the empty mask's.
             self._ious.extend(iou if iou is not None else 0.0 for iou in ious)
             self._lengths.append(len(ious))
+            returned = trajectory.returned_iou
+            self._returned.append(0.0 if returned is None else returned)
+
+    def returned(self) -> np.ndarray:
+        """IoU of the mask that is the answer, `[N]` float32, of the trajectories of `by_step`."""
+        return np.asarray(self._returned, np.float32)
 
     def by_step(self) -> tuple[np.ndarray, np.ndarray]:
         """(IoU after each step `[N, S]` float32, number of steps `[N]`) of the trajectories whose IoU is known.
@@ -69,9 +76,9 @@ def gather(trajectories: Iterable[Trajectory], *, extremes: int, sampled: int, s
     generator = random.Random(seed)
     for place, trajectory in enumerate(trajectories):
         gathered.note(trajectory)
-        if trajectory.final_iou is not None:
-            _keep(best, (trajectory.final_iou, -place, trajectory), extremes)
-            _keep(worst, (-trajectory.final_iou, -place, trajectory), extremes)
+        if trajectory.returned_iou is not None:
+            _keep(best, (trajectory.returned_iou, -place, trajectory), extremes)
+            _keep(worst, (-trajectory.returned_iou, -place, trajectory), extremes)
         if len(reservoir) < spare:
             reservoir.append((place, trajectory))
         elif (slot := generator.randrange(place + 1)) < spare:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -74,16 +74,20 @@ def _panels(trajectory: Trajectory, image: np.ndarray, reason: str, side: int) -
     start = paint(image, mask=decode_rle(trajectory.init_mask, "start mask"), clicks=trajectory.init_clicks, side=side)
     panels = [
         Panel(first, title, f"image not readable: {reason}" if reason else ""),
-        Panel(start, _START[trajectory.init], f"IoU {_shown(trajectory.init_iou)}"),
+        Panel(start, _START[trajectory.init] + _if_returned(trajectory, 0), f"IoU {_shown(trajectory.init_iou)}"),
     ]
     steps = list(enumerate(trajectory.steps, 1))
     skipped = max(0, len(steps) - _FIRST - _LAST)
     for number, step in steps[:_FIRST] + steps[_FIRST + skipped :]:
         panel = _step_panel(image, target, number, step, side)
-        if skipped and number == _FIRST + skipped + 1:
-            panel = Panel(panel.picture, f"({skipped} more) {panel.title}", panel.detail, panel.reply)
-        panels.append(panel)
+        more = f"({skipped} more) " if skipped and number == _FIRST + skipped + 1 else ""
+        panels.append(replace(panel, title=f"{more}{panel.title}{_if_returned(trajectory, number)}"))
     return panels
+
+
+def _if_returned(trajectory: Trajectory, number: int) -> str:
+    """Where the answer is not the last mask, as a search may choose."""
+    return ", returned" if number == trajectory.returned != len(trajectory.steps) else ""
 
 
 def _step_panel(image: np.ndarray, target: np.ndarray | None, number: int, step: Step, side: int) -> Panel:

@@ -80,7 +80,7 @@ def iou_by_step(curves: Mapping[str, Sequence[float | None]], ious: np.ndarray, 
 
 
 def histogram(final: np.ndarray) -> str:
-    """How many trajectories ended with which IoU; final: `[N]` in `[0, 1]`."""
+    """How many trajectories returned a mask of which IoU; final: `[N]` in `[0, 1]`."""
     figure = Figure(figsize=(6.4, 4.2))
     axes = figure.subplots()
     axes.hist(np.clip(final, 0, 1), bins=np.linspace(0, 1, 21), color="#0072b2", alpha=0.85, rwidth=0.92)
@@ -90,7 +90,7 @@ def histogram(final: np.ndarray) -> str:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("final IoU")
+    axes.set_xlabel("IoU of the mask that is returned")
     axes.set_ylabel("samples")
     plain(axes)
     return svg(figure, "final-iou", "Histogram of the final IoU")

@@ -15,7 +15,7 @@ from types import ModuleType
 from omegaconf import OmegaConf
 
 from segagent.configuration import CONFIG_DIR, compose_config
-from segagent.entry import write_text
+from segagent.entry import git_hash, write_text
 from segagent.tables.settings import value_word
 
 ROOT = CONFIG_DIR.parent
@@ -48,7 +48,7 @@ class Cell:
 class Done:
     """path: what the cell wrote. command: that made it, as for a shell, `OUT` being the folder of all cells. seconds,
     cpu_seconds: of its last go, on the wall and of this process. skipped: whether samples could not be loaded (exit
-    code 1).
+    code 1). commit: of the checkout that ended it.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Done:
     seconds: float
     cpu_seconds: float
     skipped: bool
+    commit: str = "unknown"
 
 
 class Cells:
@@ -81,7 +82,7 @@ class Cells:
             began = time.perf_counter(), time.process_time()
             code = entry_module(cell.entry).main(config)
             seconds, cpu_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
-            facts = {"seconds": seconds, "cpu_seconds": cpu_seconds, "skipped": bool(code)}
+            facts = {"seconds": seconds, "cpu_seconds": cpu_seconds, "skipped": bool(code), "commit": git_hash()}
             write_text(marker, json.dumps(facts) + "\n")
         facts = json.loads(marker.read_text(encoding="utf-8"))
         done = Done(cell.name, path, self.command(cell), **facts)

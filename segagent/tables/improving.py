@@ -91,7 +91,9 @@ def _section(
         title=title,
         claim=claim,
         findings=findings,
-        tables=[Table(head, rows, "cIoU in percent with 95% intervals; gains are paired")],
+        tables=[
+            Table(head, rows, "cIoU in percent with 95% intervals over pictures, one training an arm; gains are paired")
+        ],
         plots=[
             plots.curves(setup.folder, "improvement", "cIoU of the last mask by clicks", series, ylabel="cIoU in %")
         ],

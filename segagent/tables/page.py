@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from segagent.entry import write_text
 from segagent.report.page import page, write_page
@@ -34,7 +35,10 @@ def _about(section: Section) -> list[str]:
     if section.samples_skipped:
         lines.append(f"Samples that could not be loaded were left out of: {', '.join(section.samples_skipped)}.")
     if section.commands:
-        lines.append(f"The runs took {section.seconds:.0f} s ({section.cpu_seconds:.0f} s of CPU).")
+        commits = ", ".join(section.commits)
+        lines.append(
+            f"The runs took {section.seconds:.0f} s ({section.cpu_seconds:.0f} s of CPU), at commit {commits}."
+        )
     return lines
 
 
@@ -42,12 +46,12 @@ def _about(section: Section) -> list[str]:
 
 
 def markdown(title: str, facts: Sequence[str], sections: Sequence[Section], target: Path) -> str:
-    parts = [f"# {title}", "\n".join(f"- {_plain(fact)}" for fact in facts)]
+    parts = [f"# {_plain(title)}", "\n".join(f"- {_plain(fact)}" for fact in facts)]
     for section in sections:
-        parts += [f"## {section.title}", f"*Claim:* {_plain(section.claim)}"]
+        parts += [f"## {_plain(section.title)}", f"*Claim:* {_plain(section.claim)}"]
         parts += ["\n".join(f"- {_plain(finding)}" for finding in section.findings)]
         parts += [_markdown_table(table) for table in section.tables]
-        parts += [f"![{plot.caption}]({_picture(target, plot)})" for plot in section.plots]
+        parts += [f"![{_plain(plot.caption)}]({quote(_picture(target, plot))})" for plot in section.plots]
         parts += [_plain(line) for line in _about(section)]
         if section.commands:
             commands = "\n".join(f"# {name}\n{command}" for name, command in section.commands)

@@ -33,7 +33,7 @@ class Table:
 class Section:
     """name: of the part. claim: what the paper shows. findings: what these runs show, a line each. commands: (cell,
     command). seconds, cpu_seconds: that the cells took, whenever they were run. samples_skipped: cells some samples of
-    which could not be loaded.
+    which could not be loaded. commits: of the checkouts that made the cells.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Section:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     samples_skipped: list[str] = field(default_factory=list)
+    commits: list[str] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")
@@ -67,4 +68,5 @@ def made_by(dones: Sequence[Done]) -> dict[str, object]:
         "seconds": sum(done.seconds for done in once),
         "cpu_seconds": sum(done.cpu_seconds for done in once),
         "samples_skipped": [done.name for done in once if done.skipped],
+        "commits": sorted({done.commit for done in once}),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from segagent.mllm.families import family_of
 from segagent.tables.arms import Arm, Interval, Run, ciou, gain
 from segagent.tables.cells import Cell, Cells, Done
 from segagent.tables.settings import member_words, named_settings, value_word, words_of
+from segagent.weights import checkpoint_path
+
+_PROBED = 1 << 20  # bytes
 
 
 class Setup:
@@ -31,6 +35,14 @@ class Setup:
         self._mllm = member_words("mllm", config.mllm, config)
         self.common = [f"{key}={value_word(config[key])}" for key in ("batch_size", "seed", "device")]
         self.common.append(f"on_error={config.on_error}")
+
+    def weights(self) -> dict[str, str]:
+        """Part -> digest of its weights: name, size, first and last MiB of each file, which any training changes."""
+        return {
+            part: _digest(checkpoint_path(self.config[part].path))
+            for part in ("mllm", "segmenter")
+            if self.config[part] is not None and self.config[part].get("path") is not None
+        }
 
     @property
     def mllm(self) -> list[str]:
@@ -85,6 +97,18 @@ class Setup:
 
     def gain(self, base: Arm, arm: Arm) -> Interval:
         return gain(base, arm, self.config.resamples, self.config.seed)
+
+
+def _digest(path: Path) -> str:
+    made = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin")):
+        size = file.stat().st_size
+        made.update(f"{file.name} {size}".encode())
+        with file.open("rb") as read:
+            for place in (0, max(0, size - _PROBED)):
+                read.seek(place)
+                made.update(read.read(_PROBED))
+    return made.hexdigest()
 
 
 def limited(limit: int | None) -> list[str]:

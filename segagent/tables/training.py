@@ -136,10 +136,13 @@ def _gains(setup: Setup, arms: dict[str, dict[str, tuple[Arm, list[Done]]]]) -> 
 
 
 def _findings(setup: Setup, arms: dict[str, dict[str, tuple[Arm, list[Done]]]]) -> list[str]:
+    once = (
+        "" if len(setup.config.training.seeds) > 1 else " (one training an arm: how much trainings differ is not in it)"
+    )
     lines = []
     for name, gains in _gains(setup, arms).items():
         for data, one in gains.items():
-            lines.append(f"{name} over {next(iter(arms))}, {data}: {one.percent(True)}; {_where(one)}.")
+            lines.append(f"{name} over {next(iter(arms))}, {data}: {one.percent(True)}; {_where(one)}{once}.")
     return lines
 
 
