@@ -82,6 +82,10 @@ def claim_weights(setup: Setup, file: Path) -> None:
     write_text(file, json.dumps(now) + "\n")
 
 
+def page_of(config: DictConfig) -> Path:
+    return Path(config.out) / "page" if config.page is None else Path(config.page)
+
+
 def facts(setup: Setup) -> list[str]:
     """What holds for the whole page."""
     config = setup.config
@@ -104,7 +108,7 @@ def write(setup: Setup) -> None:
         missing = Section(name, name, "", [f"Not run: parts={name} makes it."])
         sections.append(Section.load(kept) if kept.is_file() else missing)
     title = setup.config.title
-    write_pages(Path(setup.config.page), title=title, facts=facts(setup), sections=sections, folder=setup.folder)
+    write_pages(page_of(setup.config), title=title, facts=facts(setup), sections=sections, folder=setup.folder)
 
 
 def main(config: DictConfig) -> int:
@@ -135,7 +139,8 @@ def main(config: DictConfig) -> int:
     skipped = sorted({done.name for done in cells.ran if done.skipped})
     if skipped:
         print(f"samples that could not be loaded were left out of {', '.join(skipped)}", file=sys.stderr)
-    print(f"\npage {config.page}.md, {config.page}.html\nruns {out / 'cells'}")
+    page = page_of(config)
+    print(f"\npage {page}.md, {page}.html\nruns {out / 'cells'}")
     return 1 if skipped else 0
 
 

@@ -16,7 +16,7 @@ from segagent.engines.work import run_config
 from segagent.entry import beside, claim_output, run_entry
 from segagent.metrics.table import format_metrics
 from segagent.results import check_protocol, publish, write_metrics
-from segagent.run import who
+from segagent.run import parse_shard, who
 
 
 def main(config: DictConfig) -> int:
@@ -32,15 +32,17 @@ def main(config: DictConfig) -> int:
         click_limit=config.rollout.max_clicks,
         boundary=config.boundary,
         seed=config.seed,
-        seconds=summary.seconds,
+        seconds=summary.seconds if summary.whole else None,
         n_skipped=len(summary.skipped),
-        statistics=summary.statistics,
+        statistics=summary.statistics if summary.whole else None,
+        may_be_empty=parse_shard(config.shard)[1] > 1,
     )
     title = f"{out.stem}: {who(config)}"
-    publish(out, lines, dataset, metrics, title=title, report=config.report, seed=config.seed)
-    print(format_metrics(metrics))
+    report = config.report and metrics["n"] > 0
+    publish(out, lines, dataset, metrics, title=title, report=report, seed=config.seed)
+    print(format_metrics(metrics) if metrics["n"] else f"no sample is of shard {config.shard}, or none could be loaded")
     print(f"\npredictions {out}\nmetrics     {beside(out, '.metrics.json')}")
-    if config.report:
+    if report:
         print(f"report      {beside(out, '.html')}")
     return 1 if summary.skipped else 0
 

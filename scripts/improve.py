@@ -15,13 +15,15 @@ import torch
 from omegaconf import DictConfig
 
 from segagent.configuration import build
-from segagent.entry import RUN_KEYS, claim_output, run_entry
+from segagent.entry import RUN_KEYS, claim_output, refuse_own_start, run_entry
 from segagent.improvement.figures import format_rounds
 from segagent.improvement.folder import RoundFolder, clear_rounds
 from segagent.improvement.rollouts import PACE_KEYS
 from segagent.improvement.rounds import Improvement
 from segagent.run import parse_shard
+from segagent.training.sft_data import trajectory_files
 from segagent.training.sft_processes import start_processes
+from segagent.training.sft_settings import PACE_KEYS as TRAINING_PACE_KEYS
 
 
 def main(config: DictConfig) -> int:
@@ -29,6 +31,8 @@ def main(config: DictConfig) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     accelerator = start_processes(config.device, build(config.train))
+    start = [] if config.data.trajectories is None else trajectory_files(config)
+    refuse_own_start(config, [*start, *([] if config.mllm is None else [config.mllm.path])])
     improvement = Improvement(config, accelerator)
     if parse_shard(config.shard)[1] > 1:
         if accelerator.num_processes > 1:
@@ -37,7 +41,7 @@ def main(config: DictConfig) -> int:
         return 0
     improvement.check()
     if accelerator.is_main_process:
-        claim_output(out / "improve.json", config, out / "round_1", but=(*RUN_KEYS, *PACE_KEYS))
+        claim_output(out / "improve.json", config, out / "round_1", but=(*RUN_KEYS, *PACE_KEYS, *TRAINING_PACE_KEYS))
         if config.overwrite:
             clear_rounds(out)
         (out / "round_1").mkdir(exist_ok=True)  # from now on the run is there

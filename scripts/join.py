@@ -63,8 +63,8 @@ def main(config: DictConfig) -> int:
     out, parts = Path(config.out), list(config.parts)
     lines = beside(out, ".trajectories.jsonl")
     whole = read_parts(parts)
-    if out.resolve() in [Path(part).resolve() for part in parts]:
-        raise ValueError(f"{out}: out is one of the parts; choose another out=")
+    if lines.resolve() in [beside(part, ".trajectories.jsonl").resolve() for part in parts]:
+        raise ValueError(f"{out}: out is one of the parts, or shares its files; choose another out=")
     # Joining copies; there is nothing to resume.
     whole.out, whole.overwrite, whole.resume, whole.report = str(out), config.overwrite, False, config.report
     dataset = build(whole.data)
@@ -77,6 +77,7 @@ def main(config: DictConfig) -> int:
             with open(beside(part, ".trajectories.jsonl"), "rb") as file:
                 shutil.copyfileobj(file, joined)
     skipped = sum(metrics["n_skipped"] for metrics in done)
+    seconds = [metrics["seconds"] for metrics in done]
     metrics = write_metrics(
         out,
         lines,
@@ -84,7 +85,7 @@ def main(config: DictConfig) -> int:
         click_limit=whole.rollout.max_clicks,
         boundary=whole.boundary,
         seed=whole.seed,
-        seconds=sum(metrics["seconds"] for metrics in done),
+        seconds=None if None in seconds else sum(seconds),
         n_skipped=skipped,
         statistics=summed_counts(done),
     )

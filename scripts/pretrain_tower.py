@@ -15,7 +15,7 @@ from segagent.configuration import build
 from segagent.data.refshapes import description_words
 from segagent.devices import autocast, torch_device
 from segagent.dialogue import load_dialogue
-from segagent.entry import claim_output, run_entry
+from segagent.entry import claim_output, refuse_own_start, run_entry
 from segagent.mllm.osprey import Osprey
 from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.training.run_folder import TrainingFolder
@@ -25,10 +25,11 @@ from segagent.training.tower_pretraining import PretrainSettings, TowerTrainer
 def make_trainer(config: DictConfig) -> TowerTrainer:
     settings = PretrainSettings(**config.train)
     autocast(torch_device(config.device), settings.precision)  # refuses what cannot be
+    mllm = _new_model(config) if config.mllm is None else _known_model(config)
     return TowerTrainer(
-        mllm=_new_model(config) if config.mllm is None else _known_model(config),
+        mllm=mllm,
         dataset=build(config.data),
-        dialogue=load_dialogue(config.dialogue_name),
+        dialogue=load_dialogue(mllm.dialogue),
         folder=TrainingFolder(config.out, keep=settings.keep),
         settings=settings,
         seed=config.seed,
@@ -52,6 +53,7 @@ def main(config: DictConfig) -> int:
     out = Path(config.out)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    refuse_own_start(config, [] if config.mllm is None else [config.mllm.path])
     trainer = make_trainer(config)
     claim_output(out / "train.csv", config, out / "train.csv")
     trainer.run(resume=config.resume)

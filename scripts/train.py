@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from segagent.entry import claim_output, run_entry
+from segagent.entry import RUN_KEYS, claim_output, refuse_own_start, run_entry
+from segagent.training.sft_settings import PACE_KEYS
 from segagent.training.sft_setup import make_trainer
 from segagent.training.tracking import Tracker
 
@@ -23,11 +24,12 @@ def main(config: DictConfig) -> int:
     out = Path(config.out)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    refuse_own_start(config, [config.mllm.path] if config.mllm is not None else [])
     tracker = Tracker(folder=out, settings=OmegaConf.to_container(config), **config.wandb)
     trainer = make_trainer(config, tracker)
     is_main = trainer.accelerator.is_main_process
     if is_main:
-        claim_output(out / "train.csv", config, out / "train.csv")
+        claim_output(out / "train.csv", config, out / "train.csv", but=(*RUN_KEYS, *PACE_KEYS))
         if not config.resume:
             tracker.forget()
     trainer.accelerator.wait_for_everyone()

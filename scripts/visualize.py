@@ -7,7 +7,7 @@ Pictures come from the data of the run that made the file, or from images=DIR.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -49,7 +49,19 @@ def loader(lines: Path, images: str | None) -> LoadImage:
     config_file = lines.with_name(lines.name.removesuffix(".jsonl").removesuffix(".trajectories") + ".config.yaml")
     if not config_file.is_file():
         raise ValueError(f"{config_file}: not there, so the data of this run is unknown; say images=DIR")
-    return image_loader(build(OmegaConf.load(config_file).data))
+    data = OmegaConf.to_container(OmegaConf.load(config_file).data)
+    foreign = [target for target in _targets(data) if not str(target).startswith("segagent.data.")]
+    if foreign:  # a file that came with the trajectories: it may not say what is run here
+        raise ValueError(f"{config_file}: data is of {foreign[0]}, which is not of this repository; say images=DIR")
+    return image_loader(build(OmegaConf.create(data)))
+
+
+def _targets(node: object) -> Iterator[object]:
+    """All that a config would construct."""
+    if isinstance(node, dict):
+        yield from (value for key, value in node.items() if key == "_target_")
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _targets(inner)
 
 
 def draw(trajectory: Trajectory, load: LoadImage, side: int, columns: int) -> np.ndarray:

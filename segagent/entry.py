@@ -1,7 +1,7 @@
 """What every command shares: overrides -> config, clear errors and exit codes, output files that are never lost.
 
 Exit codes: 0 done; 1 done, but some samples were skipped and reported; 2 unsound input, configuration or output path;
-130 interrupted (what was written stays; go on with resume=true).
+3 a defect of ours, with its traceback; 130 interrupted (what was written stays; go on with resume=true).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -111,6 +112,9 @@ def run_entry(main: Callable[[DictConfig], int], entry: str, about: str, actions
     except KeyboardInterrupt:
         print("\ninterrupted; what was written is whole: go on with resume=true", file=sys.stderr)
         sys.exit(130)
+    except Exception:  # a defect: no other exit code may stand for it
+        traceback.print_exc()
+        sys.exit(3)
 
 
 def _fail(reason: str) -> None:
@@ -128,13 +132,15 @@ def git_hash() -> str:
 
 
 def differing_settings(old: DictConfig, new: DictConfig, but: Sequence[str] = RUN_KEYS) -> list[str]:
-    """Settings in which two configs differ, as `key (value, value)`; what is under the keys in `but` may differ."""
+    """Settings in which two configs differ, as `key (value, value)`; what is under the keys in `but`, or is one of them
+    (`train.workers`), may differ."""
     flat = [_flatten(OmegaConf.to_container(config)) for config in (old, new)]
     keys = sorted(flat[0].keys() | flat[1].keys())
     return [
         f"{key} ({flat[0].get(key)} then, {flat[1].get(key)} now)"
         for key in keys
-        if key.partition(".")[0] not in but
+        if key not in but
+        and key.partition(".")[0] not in but
         and not ("device" in but and key.rpartition(".")[2] in _OF_DEVICE)
         and flat[0].get(key) != flat[1].get(key)
     ]
@@ -148,9 +154,9 @@ def _flatten(settings: dict, prefix: str = "") -> dict:
 
 
 def beside(out: str | Path, ending: str) -> Path:
-    """`results/NAME.json` -> `results/NAME<ending>`."""
+    """`results/NAME.json`, or .jsonl, -> `results/NAME<ending>`; of another name, a point in it is no suffix."""
     out = Path(out)
-    return out.with_name(out.stem + ending)
+    return out.with_name((out.stem if out.suffix in (".json", ".jsonl") else out.name) + ending)
 
 
 def claim_output(
@@ -166,6 +172,10 @@ def claim_output(
     config_file = beside(out, ".config.yaml")
     if config.resume and config.overwrite:
         raise ValueError("resume=true and overwrite=true exclude each other")
+    if config_file.exists():
+        other = OmegaConf.load(config_file).get("out")
+        if other is not None and Path(other).suffix != Path(str(config.out)).suffix:
+            raise ValueError(f"{config_file}: is of the run with out={other}; choose another name for this one's out=")
     there = next((file for file in (data_file, Path(out)) if file.exists()), None)
     if there is not None and not config.overwrite:
         if not config.resume:
@@ -180,13 +190,25 @@ def claim_output(
                 raise ValueError(f"{config_file}: cannot resume with other settings: {'; '.join(changed)}")
     try:
         config_file.parent.mkdir(parents=True, exist_ok=True)
-        if config.overwrite and grows and data_file.is_file():
-            set_aside(data_file)
+        if config.overwrite and grows:
+            if data_file.is_file():
+                set_aside(data_file)
+            # What was made of it would else stand beside the new settings until the run ends, or is killed.
+            for made in {Path(out), beside(out, ".metrics.json"), beside(out, ".html")} - {data_file}:
+                made.unlink(missing_ok=True)
         write_text(config_file, f"# git {git_hash()}\n{OmegaConf.to_yaml(config)}")
     except OSError as error:
         raise OSError(
             error.errno, f"{error.strerror}: cannot write to {config_file.parent}; choose another out="
         ) from None
+
+
+def refuse_own_start(config: DictConfig, paths: Iterable[str | None]) -> None:
+    """Raises `ValueError` where `overwrite` would delete what the run begins from. paths: of models and files."""
+    out = Path(config.out).resolve()
+    for path in paths:
+        if config.overwrite and path and Path(path).resolve().is_relative_to(out):
+            raise ValueError(f"overwrite=true would delete {path}, which this run begins from; choose another out=")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -38,14 +38,20 @@ def write_metrics(
     boundary: bool = False,
     seed: int = 0,
     statistics: dict[str, int] | None = None,
+    may_be_empty: bool = False,
     **facts: Any,
 ) -> dict[str, Any]:
     """Scores the trajectories in `lines` and writes `NAME.metrics.json` beside `out`; returns what it wrote.
 
     protocol: None for that of what was run: `best_predicted` where a search chose which mask to return, else `final`.
     statistics: what was counted on the way (`run.RunSummary`); hit rates are added. facts: further flat keys (seconds,
-    ...). Raises `ValueError` when there is nothing to score or a mask is broken.
+    ...). may_be_empty: without a trajectory, as a shard may be, only the facts are written. Raises `ValueError` when
+    there is nothing to score otherwise, or a mask is broken.
     """
+    if may_be_empty and next(read_trajectories(lines), None) is None:
+        metrics = {"n": 0} | facts | with_hit_rates(statistics or {})
+        write_text(beside(out, ".metrics.json"), json.dumps(metrics, indent=1) + "\n")
+        return metrics
     records = map(prediction_record, read_trajectories(lines))
     protocol = protocol or own_protocol(lines)
     scores = score(records, protocol, click_limit=click_limit, boundary=boundary, seed=seed, where=str(lines))
@@ -69,7 +75,8 @@ def with_hit_rates(counts: dict[str, int]) -> dict[str, float]:
 
 def summed_counts(parts: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Metrics of the shards of one run -> the counts of its segmenter's embeddings and of its search, without rates."""
-    keys = [key for key in parts[0] if key.startswith(("embed_", "search_")) and not key.endswith("_hit_rate")]
+    known = dict.fromkeys(key for part in parts for key in part)
+    keys = [key for key in known if key.startswith(("embed_", "search_")) and not key.endswith("_hit_rate")]
     return {key: sum(part.get(key, 0) for part in parts) for key in keys}
 
 

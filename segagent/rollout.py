@@ -17,7 +17,7 @@ from typing import Any
 from segagent.environment import Environment, Init, to_trajectory
 from segagent.policies.base import Policy
 from segagent.policies.search import Line, TreeSearch
-from segagent.policies.tree import Tree
+from segagent.policies.tree import Move, Tree
 from segagent.types import InitKind, Sample, State, Trajectory
 
 
@@ -36,10 +36,25 @@ def _search(policy: Policy | TreeSearch) -> Line | TreeSearch:
 
 def _turn(search: Line | TreeSearch, trees: Sequence[Tree], environment: Environment) -> int:
     """One call of the policy and one of the segmenter for all trees; the number of moves, 0 when all have ended."""
-    moves = search.moves(trees)
+    return _carry_out(search, search.moves(trees), environment)
+
+
+def _carry_out(search: Line | TreeSearch, moves: Sequence[Move], environment: Environment) -> int:
     if moves:
         search.grow(moves, environment.step_batch([m.node.state for m in moves], [m.action for m in moves]))
     return len(moves)
+
+
+def _refused(search: Line | TreeSearch, places: Sequence[_Place], on_unsound: Callable[[str], None]) -> list[int]:
+    """Numbers of the samples that the policy takes no state of, each told of."""
+    numbers = []
+    for place in places:
+        try:
+            search.probe(place.tree)
+        except ValueError as error:
+            on_unsound(str(error))
+            numbers.append(place.number)
+    return numbers
 
 
 @dataclass(eq=False, slots=True)
@@ -140,23 +155,34 @@ def rollout(
     `batch_size` is embedded once. A trajectory that is ready before an earlier one waits without image or embedding;
     while one sample takes N turns, at most N * (batch_size - 1) do. When a sample cannot be loaded or begun, what is
     under way is finished and yielded, then its error is raised; on_unsound: is told why a sample cannot be begun
-    (`ValueError`: no box, no target, ...), and the others go on. record_seconds: give each trajectory its share of the
-    wall time in seconds (of each turn, the same for all that took part; they add up to the whole); off by default, so
-    that equal runs are equal byte for byte.
+    (`ValueError`: no box, no target, ...) or is refused by the policy (a text that is too long for the model), and the
+    others go on. record_seconds: give each trajectory its share of the wall time in seconds (of each turn, the same for
+    all that took part; they add up to the whole); off by default, so that equal runs are equal byte for byte.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1")
     search = _search(policy)
     arrivals = _Arrivals(samples, search, environment, init=init, keep=batch_size, on_unsound=on_unsound)
     places: list[_Place] = []
-    waiting: dict[int, Trajectory] = {}
+    waiting: dict[int, Trajectory | None] = {}  # None: of a sample that is left out
     written = 0
     while True:
         began = time.perf_counter()
         places += arrivals.admit(batch_size - len(places))
         if not places:
             break
-        moved = _turn(search, [place.tree for place in places], environment)
+        try:
+            moves = search.moves([place.tree for place in places])
+        except ValueError:
+            if on_unsound is None:
+                raise
+            refused = _refused(search, places, on_unsound)
+            if not refused:
+                raise
+            waiting |= dict.fromkeys(refused)
+            places = [place for place in places if place.number not in refused]
+            continue
+        moved = _carry_out(search, moves, environment)
         ended = [place for place in places if not moved or place.tree.ended]
         share = (time.perf_counter() - began) / len(places)
         for place in places:
@@ -166,8 +192,10 @@ def rollout(
         places = [place for place in places if place.number not in waiting]
         ready = []
         while written in waiting:
-            ready.append(waiting.pop(written))
+            trajectory = waiting.pop(written)
             written += 1
+            if trajectory is not None:
+                ready.append(trajectory)
         if ready:
             yield ready
     if arrivals.failure is not None:

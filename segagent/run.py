@@ -2,6 +2,7 @@
 
 In: a dataset and what `rollout` takes. Out: a JSONL file that is a prefix of the finished one at every moment, so that
 a killed run resumes without losing or repeating a sample, and shards joined in order are the whole run byte for byte.
+(A sample that was skipped and can be loaded when the run is gone on with comes after those that were done before.)
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ class RunSummary:
     seconds: float = 0.0
     skipped: list[str] = field(default_factory=list)
     statistics: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all was done in one go; else time and counts are those of the last one only."""
+        return not self.resumed
 
     def skip(self, reason: str) -> None:
         self.skipped.append(reason)

@@ -1,6 +1,8 @@
 """Every YAML composes, and builds what it names."""
 
 import inspect
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from segagent.configuration import CONFIG_DIR, build, compose_config, load_named, names
+from segagent.entry import expand_checkpoints
 
 ENTRIES = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
 # A preset is no constructor's arguments but settings of an entry (tests/test_presets.py). accelerate/: files for its
@@ -48,15 +51,36 @@ def test_every_named_config_builds_or_says_what_it_needs(group, name):
         assert type(built).__module__.startswith("segagent.")
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("group", GROUPS)
+def groups_of(entry):
+    """Those that an entry has; settings may bear a group's name without being of it."""
+    config = compose_config(entry)
+    members = {group: config[group] for group in GROUPS if group in config}
+    return [group for group, settings in members.items() if settings is None or "_target_" in settings]
+
+
+@pytest.mark.parametrize("entry, group", [(entry, group) for entry in ENTRIES for group in groups_of(entry)])
 def test_entries_take_any_member_of_their_groups(entry, group):
-    if group in compose_config(entry):
-        settings = compose_config(entry)[group]
-        if settings is not None and "_target_" not in settings:
-            return  # settings that only bear a group's name
-        for name in names(group):
-            assert compose_config(entry, [f"{group}={name}"])[group]["_target_"] == load_named(group, name)["_target_"]
+    for name in names(group):
+        assert compose_config(entry, [f"{group}={name}"])[group]["_target_"] == load_named(group, name)["_target_"]
+
+
+def documented_commands():
+    """Commands of the pages and of what the scripts say of themselves, folders of models aside."""
+    root = CONFIG_DIR.parent
+    pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "scripts").glob("*.py")]
+    for page in sorted([*pages, *(root / "evaltools").glob("*.py")]):
+        text = re.sub(r"\\\n\s*", " ", page.read_text())
+        for number, (entry, words) in enumerate(re.findall(r"python (?:scripts|evaltools)/(\w+)\.py ([^`\n]*)", text)):
+            given = [word for word in shlex.split(words, comments=True) if "=" in word and not word.startswith("[")]
+            models = [f"mllm={name}" for name in names("mllm")]
+            given = ["mllm=nano" if word.startswith("mllm=") and word not in models else word for word in given]
+            if entry in ENTRIES and not {"data=NAME", "to=FORMAT"} & set(given):
+                yield pytest.param(entry, given, id=f"{page.name}-{number}-{entry}")
+
+
+@pytest.mark.parametrize("entry, given", documented_commands())
+def test_documented_commands_compose(entry, given):
+    compose_config(entry, expand_checkpoints(given))
 
 
 def arguments_of(target):

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from segagent.data.predictions import read_predictions
 from segagent.data.trajectories import read_trajectories
+from segagent.entry import beside, claim_output, run_entry
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -100,10 +102,12 @@ def test_killed_with_nine_and_resumed_is_the_run_that_was_not(tmp_path):
     call("scripts/simulate.py", *settings, f"out={whole}")
     process = subprocess.Popen(command("scripts/simulate.py", *settings, f"out={killed}"), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (killed.exists() and killed.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while not (killed.exists() and killed.stat().st_size):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < killed.read_bytes().count(b"\n") < 24, "killed in the middle"
     call("scripts/simulate.py", *settings, f"out={killed}", "resume=true")
     assert killed.read_bytes() == whole.read_bytes()
     changed = call("scripts/simulate.py", *settings[:-1], "policy=random", f"out={killed}", "resume=true", code=2)
@@ -116,7 +120,7 @@ def test_a_search_is_evaluated_by_the_mask_it_returns(tmp_path):
     size = ("data.limit=4", "data.size=128", "segmenter=graphcut", "segmenter.max_pixels=4000", "rollout.max_clicks=3")
     done = call("scripts/evaluate.py", *search, *size, f"out={out}")
     metrics = json.loads((tmp_path / "greedy.metrics.json").read_text())
-    assert metrics["protocol"] == "best_predicted" and metrics["prm_mae"] == 0 and "best until then" in done.stdout
+    assert metrics["protocol"] == "best_predicted" and metrics["prm_mae"] == 0 and "best so far" in done.stdout
     assert metrics["search_segmenter_calls"] == metrics["search_policy_calls"] == 3
     assert metrics["search_clicks"] <= 4 * 3 * 2 and metrics["best_ciou_by_step"][-1] == metrics["ciou"]
     records = list(read_predictions(out))
@@ -159,6 +163,36 @@ def test_shards_joined_are_one_run(tmp_path):
     cut = call("scripts/join.py", f"out={tmp_path / 'x.json'}", parts, code=2)
     assert "part1.json: 2 of 3 samples are done and 0 skipped; go on with resume=true" in cut.stderr
     assert not (tmp_path / "x.trajectories.jsonl").exists()
+
+
+def test_shards_without_a_sample_and_shards_of_other_runs(tmp_path):
+    settings = ("data.limit=2", "data.size=128", "segmenter=graphcut", "rollout.max_clicks=1", "report=false")
+
+    def part(name, shard, *more, code=0):
+        return call("scripts/evaluate.py", *settings, *more, f"out={tmp_path / name}.json", f"shard={shard}", code=code)
+
+    assert "no sample is of shard 0/3" in part("s0", "0/3").stdout
+    part("s1", "1/3")
+    part("s2", "2/3")
+    parts = ",".join(f"{tmp_path / name}.json" for name in ("s0", "s1", "s2"))
+    call("scripts/join.py", f"out={tmp_path / 'all.json'}", f"parts=[{parts}]", "report=false")
+    assert json.loads((tmp_path / "all.metrics.json").read_text())["n"] == 2
+    lines = (tmp_path / "s1.trajectories.jsonl").read_bytes()
+    over = call("scripts/join.py", f"out={tmp_path / 's1.jsonl'}", f"parts=[{parts}]", "overwrite=true", code=2)
+    assert "shares its files" in over.stderr and (tmp_path / "s1.trajectories.jsonl").read_bytes() == lines
+    none = call("scripts/join.py", f"out={tmp_path / 'x.json'}", code=2)
+    assert "parts: none given" in none.stderr
+    part("other", "2/3", "seed=1")
+    mixed = parts.replace("s2.json", "other.json")
+    assert (
+        "has other settings than"
+        in call("scripts/join.py", f"out={tmp_path / 'x.json'}", f"parts=[{mixed}]", code=2).stderr
+    )
+    (tmp_path / "s2.metrics.json").unlink()
+    assert "is not finished" in call("scripts/join.py", f"out={tmp_path / 'x.json'}", f"parts=[{parts}]", code=2).stderr
+    (tmp_path / "s2.config.yaml").unlink()
+    gone = call("scripts/join.py", f"out={tmp_path / 'x.json'}", f"parts=[{parts}]", code=2)
+    assert "is not an evaluation of this repository" in gone.stderr
 
 
 def truncate_first(photos):
@@ -272,3 +306,41 @@ def test_a_full_disk_loses_nothing(tmp_path):
     assert 0 < small.stat().st_size <= room and whole.read_bytes().startswith(small.read_bytes())
     call("scripts/simulate.py", *settings, f"out={small}", "resume=true")
     assert small.read_bytes() == whole.read_bytes()
+
+
+def test_an_interrupt_and_a_defect_have_exit_codes_of_their_own(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["simulate.py", "out=x.jsonl"])
+    for raised, code, told in (
+        (KeyboardInterrupt, 130, "go on with resume=true"),
+        (ZeroDivisionError("a defect"), 3, "ZeroDivisionError: a defect"),
+        (ValueError("unsound"), 2, "error: unsound"),
+    ):
+
+        def main(config, raised=raised):
+            raise raised
+
+        with pytest.raises(SystemExit) as ended:
+            run_entry(main, "simulate", "about")
+        assert ended.value.code == code and told in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["simulate.py", "--config", "data.limit=3"])
+    with pytest.raises(SystemExit) as ended:
+        run_entry(main, "simulate", "about")
+    assert ended.value.code == 0 and OmegaConf.create(capsys.readouterr().out).data.limit == 3
+
+
+def test_files_of_one_run_are_not_another_runs(tmp_path):
+    """What stands beside an output belongs to it alone, and goes when it is begun anew."""
+    size = ("data.limit=2", "data.size=128", "segmenter=graphcut")
+    made = ("scripts/simulate.py", *size, "simulate.max_clicks=1")
+    call(*made, f"out={tmp_path / 'a.jsonl'}")
+    other = call("scripts/evaluate.py", *size, "policy=oracle", f"out={tmp_path / 'a.json'}", code=2)
+    assert "a.config.yaml: is of the run with out=" in other.stderr
+    own = call(*made, f"out={tmp_path / 'b.jsonl'}", f"official_out={tmp_path / 'b.jsonl'}", code=2)
+    assert "is a file of out=" in own.stderr
+    assert beside("r/tau_0.5", ".json") != beside("r/tau_0.7", ".json") and beside("r/a.jsonl", ".x") == Path("r/a.x")
+    call("scripts/evaluate.py", *size, "policy=oracle", "rollout.max_clicks=1", f"out={tmp_path / 'e.json'}")
+    config = OmegaConf.load(tmp_path / "e.config.yaml")
+    config.overwrite = True
+    claim_output(tmp_path / "e.json", config, tmp_path / "e.trajectories.jsonl", grows=True)
+    left = {path.name for path in tmp_path.glob("e.*")}
+    assert left == {"e.config.yaml", "e.trajectories.jsonl.old"}, "no figures under settings that did not make them"

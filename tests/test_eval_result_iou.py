@@ -214,3 +214,9 @@ def test_all_splits_end_with_the_papers_table(predictions, capsys):
     assert run(predictions(file="pred_refcoco+_val.json"), "--eval_all_splits") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "SegAgent-Qwen + SClick     79.69" in lines[-2] and lines[-1].startswith("this run")
+
+
+def test_the_predictions_are_not_written_over(predictions, capsys):
+    before = predictions.read_bytes()
+    assert run(predictions, "--out", predictions) == 2
+    assert "is a predictions file that is read" in capsys.readouterr().err and predictions.read_bytes() == before

@@ -54,9 +54,8 @@ def test_every_room_has_a_level_and_imports_only_what_lies_above():
 
 
 def test_nothing_imports_torchvision_or_edits_the_path():
-    for path in ROOT.glob("**/*.py"):
-        if any(part.startswith(".") for part in path.relative_to(ROOT).parts):
-            continue
+    rooms = ("segagent", "scripts", "evaltools", "benchmarks", "tests")  # not what runs leave beside them
+    for path in (*ROOT.glob("*.py"), *(path for room in rooms for path in (ROOT / room).glob("**/*.py"))):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 named = (

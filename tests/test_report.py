@@ -254,3 +254,13 @@ def test_a_lone_surrogate_is_shown_as_what_it_is(tmp_path):
     write_page(tmp_path / "r.html", page("title", "a \ud83d reply"))
     assert "a ? reply" in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_of_a_search_the_mask_that_is_returned_is_told_and_ranked(report):
+    better = make(0, (0.9, 0.1), extras={"returned": 1})
+    last = make(1, (0.2, 0.5), extras={"returned": 2})
+    text, page = report([better, last], extremes=1, sampled=0)
+    assert page.sections["best"] == ["thing 0"] and page.sections["worst"] == ["thing 1"]
+    assert "IoU 0.900 of mask 1, which is returned; IoU 0.100 after 2 steps" in text
+    assert "IoU 0.500 after 2 steps, finished" in text and text.count(", returned</b>") == 1
+    assert gather([better, last], extremes=0, sampled=0, seed=0).returned().tolist() == pytest.approx([0.9, 0.5])

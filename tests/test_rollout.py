@@ -7,6 +7,8 @@ import pytest
 
 from segagent.data.trajectories import trajectory_to_json
 from segagent.environment import Environment
+from segagent.policies.reward_model import TrueIou
+from segagent.policies.search import Beam
 from segagent.policies.simulated import Center, NoisyOracle, Oracle
 from segagent.rollout import rollout
 from segagent.types import Action, Click, EndReason
@@ -172,3 +174,42 @@ def test_a_whole_dataset_is_streamed(discs, dataset_of):
     batches = rollout(samples(), policy=Oracle(), environment=Environment(segmenter=discs), batch_size=2)
     next(batches)
     assert loaded == ["s0", "s1"]
+
+
+class Picky(Lengths):
+    """Refuses states of some samples, as a model does a text that is too long for it."""
+
+    def __init__(self, lengths, refused):
+        super().__init__(lengths)
+        self.refused = refused
+
+    def propose(self, states, k=1):
+        for state in states:
+            if (state.sample.sample_id, len(state.steps)) in self.refused:
+                raise ValueError(f"sample {state.sample.sample_id}: too long")
+        return super().propose(states, k)
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda policy: policy, lambda policy: Beam(proposer=policy, reward=TrueIou(), k=1)]
+)
+def test_a_sample_that_the_policy_refuses_is_left_out_and_the_others_go_on(discs, dataset_of, wrapped):
+    lengths, environment = [2, 3, 1, 2, 4, 1], Environment(segmenter=discs, max_clicks=9)
+
+    def made(policy, **given):
+        return [
+            t
+            for batch in rollout(dataset_of(6), policy=wrapped(policy), environment=environment, **given)
+            for t in batch
+        ]
+
+    whole, told = made(Lengths(lengths), batch_size=3), []
+    left = made(Picky(lengths, {("s1", 0), ("s4", 2)}), batch_size=3, on_unsound=told.append)
+    assert [t.sample_id for t in left] == ["s0", "s2", "s3", "s5"] and told == [
+        "sample s1: too long",
+        "sample s4: too long",
+    ]
+    wanted = [json.dumps(trajectory_to_json(t)) for t in whole if t.sample_id not in ("s1", "s4")]
+    assert [json.dumps(trajectory_to_json(t)) for t in left] == wanted
+    with pytest.raises(ValueError, match="s1: too long"):
+        made(Picky(lengths, {("s1", 0)}), batch_size=3)

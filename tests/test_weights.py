@@ -2,8 +2,14 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 
+from segagent.data.refshapes import RefShapes
+from segagent.environment import Environment
+from segagent.mllm.osprey import Osprey
+from segagent.policies.agent import Agent
+from segagent.segmenters.graphcut import GraphCut
 from segagent.weights import checkpoint_path, shipped
 
 
@@ -25,3 +31,16 @@ def test_every_checkpoint_has_a_card_with_its_hash_and_all_fit_in_25_mb():
         assert hashlib.sha256(weights.read_bytes()).hexdigest() in card, name
         total += weights.stat().st_size
     assert 0 < total <= 25e6
+
+
+def test_the_shipped_policy_clicks_on_what_is_asked_for():
+    samples = list(RefShapes(split="val", limit=40))
+    agent = Agent(mllm=Osprey.from_checkpoint("segagent_nano", device="cpu"))
+    states = Environment(segmenter=GraphCut()).start_batch(samples)
+    actions = [row[0] for row in agent.propose(states)]
+    right = [
+        action.click is not None and action.click.is_positive and sample.target[action.click.y, action.click.x]
+        for action, sample in zip(actions, samples, strict=True)
+    ]
+    assert np.mean(right) > 0.6, "of 200 samples the card tells"
+    assert all(action.predicted_iou is not None for action in actions)

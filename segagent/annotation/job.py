@@ -77,8 +77,7 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
 
 def _check_folder(out: Path, config: DictConfig) -> None:
     """Raises `ValueError` for a folder that is not one of ours: its masks/ might be somebody's work."""
-    ours = ("trajectories.jsonl", "annotations.config.yaml")
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in ours):
+    if out.is_dir() and any(out.iterdir()) and not (out / "annotations.config.yaml").exists():
         raise ValueError(f"{out}: holds other files; choose a new folder, or an empty one (out)")
     for name in ("masks", "truth"):
         if config[name] and Path(config[name]).resolve() == (out / "masks").resolve():

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from segagent.data.base import first
 from segagent.data.images import load_image, load_label_map, resolve_inside
-from segagent.masks import decode_rle, polygons_to_mask
+from segagent.masks import decode_rle, normalize_rle, polygons_to_mask
 from segagent.types import Box, Sample
 
 log = logging.getLogger(__name__)
@@ -24,10 +25,10 @@ def segmentation_to_mask(segmentation: Any, height: int, width: int, where: str)
     Raises `ValueError` that begins with `where` when it is broken or of another size.
     """
     if isinstance(segmentation, dict):
-        mask = decode_rle(segmentation, where)
-        if mask.shape != (height, width):
-            raise ValueError(f"{where}: RLE size {list(mask.shape)} but the image entry says {[height, width]}")
-        return mask
+        rle = normalize_rle(segmentation, where)
+        if list(rle["size"]) != [height, width]:
+            raise ValueError(f"{where}: RLE size {list(rle['size'])} but the image entry says {[height, width]}")
+        return decode_rle(rle, where)
     if isinstance(segmentation, list):
         try:
             return polygons_to_mask(segmentation, height, width)
@@ -89,8 +90,9 @@ class Coco:
     annotations: the JSON file. images: folder that `file_name` is relative to (of LVIS: COCO's, with `train2017/` and
     `val2017/` in it). text: `category` uses the category's name; `caption` uses the annotation's own `caption` (a text
     or a list: one sample each). void_masks: folder of `STEM.png` label maps; pixels equal to `void_value` never count.
-    crowd: `void` (crowd regions of a category do not count for its other objects there, and are no samples; COCO's own
-    rule), `sample` or `leave_out`. include: regular expression that the file name must match somewhere (None: all).
+    crowd: `void` (what lies in crowd regions of a category and not in the target does not count for its objects there,
+    as in COCO's own rule for detections; they are no samples), `sample` or `leave_out`. include: regular expression
+    that the file name must match somewhere (None: all).
     allow_empty: accept annotations without a pixel. Raises `ValueError` naming file and annotation id on anything that
     is not sound.
     """
@@ -135,7 +137,7 @@ class Coco:
             for number, description in enumerate(self._describe(entry))
         ]
         self._check_ids()
-        self._samples = self._samples[:limit]
+        self._samples = first(self._samples, limit)
         self._last: tuple[Path, np.ndarray] | None = None
 
     def _included(self, entry: dict, pattern: str | None) -> bool:
@@ -181,11 +183,12 @@ class Coco:
             self._last = (path, load_image(path))
         return self._last[1]
 
-    def _void(self, entry: dict, name: str, height: int, width: int) -> np.ndarray | None:
-        void = None
+    def _void(self, entry: dict, name: str, target: np.ndarray) -> np.ndarray | None:
+        """Of the target itself a crowd region takes nothing; a void mask does."""
+        void, (height, width) = None, target.shape
         for crowd in self._crowds.get((entry["image_id"], entry.get("category_id")), []):
             where = f"{self._path}: annotation {crowd['id']}"
-            region = segmentation_to_mask(crowd["segmentation"], height, width, where)
+            region = segmentation_to_mask(crowd["segmentation"], height, width, where) & ~target
             void = region if void is None else void | region
         if self._void_masks is not None:
             path = resolve_inside(self._void_masks, Path(name).with_suffix(".png").as_posix())
@@ -207,7 +210,7 @@ class Coco:
             said = [image_entry.get("height"), image_entry.get("width")]
             raise ValueError(f"{path}: the picture is {[height, width]} but {self._path.name} says {said}")
         target = segmentation_to_mask(entry["segmentation"], height, width, where)
-        void = self._void(entry, image_entry["file_name"], height, width)
+        void = self._void(entry, image_entry["file_name"], target)
         if void is not None:
             target = target & ~void
         if not target.any() and not self._allow_empty:

@@ -17,8 +17,8 @@ from typing import Any
 from segagent.data.mask_folders import MaskFolders
 from segagent.types import Sample
 
-# Soft edges of the published masks are cut in the middle.
-MIDDLE = 128
+# Soft edges of the published masks are cut where SAM-HQ's own evaluation does: what is above 128 is the object.
+MIDDLE = 129
 
 
 def dis_category(stem: str) -> str | None:

@@ -11,6 +11,7 @@ Only rows that are asked for are read; a row group is held at a time.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections import Counter
@@ -20,6 +21,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet as parquet
 
+from segagent.data.base import first
 from segagent.data.coco import segmentation_to_mask
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.referring import COCO_FOLDERS, find_folder, read_sentence
@@ -73,7 +75,7 @@ class HubParquet:
         self._samples: list[tuple[int, int, int, int]] = []  # file, row group, row in it, expression
         for number, path in enumerate(self._files):
             self._add_file(number, path, level)
-        self._samples = self._samples[:limit]
+        self._samples = first(self._samples, limit)
         if not self._samples:
             raise ValueError(f"{self._files[0]}: no row with an expression")
         self._group: tuple[tuple[int, int], pyarrow.Table] | None = None
@@ -84,7 +86,7 @@ class HubParquet:
             with parquet.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     for row, texts in enumerate(file.read_row_group(group, columns=[column])[column].to_pylist()):
-                        count = len(texts or []) if level == "expression" else min(1, len(texts or []))
+                        count = len(_listed(texts)) if level == "expression" else min(1, len(_listed(texts)))
                         self._samples += [(number, group, row, expression) for expression in range(count)]
         except (pyarrow.ArrowException, OSError, KeyError) as error:
             raise ValueError(f"{path}: not a whole parquet file of this form ({error}); fetch it again") from None
@@ -128,7 +130,7 @@ class HubParquet:
         target = segmentation_to_mask(segmentation, *image.shape[:2], where)
         if not target.any():
             raise ValueError(f"{where}: empty target")
-        sentences = row["sentences"] if self._linked else [{"sent": text} for text in row["answer"]]
+        sentences = row["sentences"] if self._linked else [{"sent": text} for text in _listed(row["answer"])]
         return Sample(
             sample_id=self.sample_id(index),
             image=image,
@@ -160,6 +162,11 @@ class HubParquet:
         }
 
 
+def _listed(texts: Any) -> list:
+    """A column of texts, or of lists of them."""
+    return [texts] if isinstance(texts, str) else texts or []
+
+
 def _is_linked(path: Path) -> bool:
     try:
         columns = set(parquet.read_schema(path).names)
@@ -184,6 +191,6 @@ def _embedded_facts(row: dict, where: str) -> dict[str, Any]:
         "image": load_image(where, io.BytesIO(data)),
         "segmentation": segmentation,
         "image_name": name,
-        "image_key": name,
+        "image_key": hashlib.sha256(data).hexdigest(),  # names of files are those of other folders' files too
         "object_id": row.get("question_id"),
     }

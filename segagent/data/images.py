@@ -21,7 +21,10 @@ def resolve_inside(root: str | Path, name: str) -> Path:
     base = Path(root).resolve()
     path = (base / name).resolve()
     if not path.is_relative_to(base):
-        raise ValueError(f"{name!r} leads out of its folder {root}: data files may only name what lies inside")
+        raise ValueError(
+            f"{name!r} leads out of its folder {root}, to {path}: data files may only name what lies inside; where it "
+            "is through a link, give the folder that it leads to"
+        )
     return Path(os.path.abspath(Path(root) / name))
 
 
@@ -32,17 +35,20 @@ def _open(path: str | Path, source: BinaryIO | None = None) -> Image.Image:
     try:
         image = Image.open(path if source is None else source)
         image.load()
+        return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not an image that Pillow can read") from None
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: broken image ({error}); fetch the file again") from None
-    return image
 
 
 def _to_eight_bits(array: np.ndarray, path: str | Path) -> np.ndarray:
-    """16-bit and 32-bit grey -> uint8. 16-bit integers keep their upper byte; a float image must lie in [0, 255]."""
+    """16-bit and 32-bit grey -> uint8. 16-bit integers keep their upper byte, 32-bit ones too, unless all are at most
+    255; a float image must lie in [0, 255]."""
     if array.dtype == np.uint8:
         return array
+    if array.dtype.kind in "ui" and array.dtype.itemsize > 2 and array.size and 0 <= array.min() <= array.max() <= 255:
+        return array.astype(np.uint8)
     if array.dtype.kind in "ui" and array.size and array.min() >= 0 and array.max() <= 65535:
         return (array.astype(np.uint32) >> 8).astype(np.uint8)
     if array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 255:
@@ -56,7 +62,7 @@ def load_image(path: str | Path, source: BinaryIO | None = None) -> np.ndarray:
     source: its bytes, where they lie in another file that `path` names in messages. Greyscale, 16-bit, palette and CMYK
     files work. Raises `ValueError` naming the file when it is missing or broken.
     """
-    image = ImageOps.exif_transpose(_open(path, source))
+    image = _open(path, source)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = _to_eight_bits(np.asarray(image), path)
         return np.repeat(grey[:, :, None], 3, axis=2)
@@ -78,7 +84,7 @@ def load_label_map(path: str | Path) -> np.ndarray:
 
     EXIF rotation is applied, as it is to the image. Raises `ValueError` on a colour picture whose channels differ.
     """
-    image = ImageOps.exif_transpose(_open(path))
+    image = _open(path)
     if image.mode == "1":
         image = image.convert("L")
     if image.mode in ("RGBA", "LA"):
@@ -99,6 +105,6 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with Image.open(path) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             width, height = image.size
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not an image that Pillow can read ({error})") from None
     return (width, height) if turned else (height, width)

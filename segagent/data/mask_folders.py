@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segagent.data.base import first
 from segagent.data.images import IMAGE_SUFFIXES, load_image, load_label_map
 from segagent.types import Sample
 
@@ -21,7 +22,8 @@ def list_pictures(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
+        # Names that begin with a dot are of the system's own files, as macOS leaves them beside every other.
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith(".") or path.is_dir():
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in found:
@@ -95,7 +97,7 @@ class MaskFolders:
         alone = [str(path) for stem, path in self._image_paths.items() if stem not in self._mask_paths]
         if alone:
             raise ValueError(f"{mask_folder}: no mask for {alone[0]} ({len(alone)} pictures have none)")
-        self._stems = list(self._image_paths)[:limit]
+        self._stems = list(first(list(self._image_paths), limit))
         self._texts = None if texts is None else _read_texts(Path(texts))
         self._text, self._threshold, self._void_value, self._allow_empty = text, threshold, void_value, allow_empty
         if self._texts is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 
+from segagent.data.base import first
 from segagent.data.images import load_image, load_label_map, resolve_inside
 from segagent.data.mask_folders import list_pictures
 from segagent.types import Sample
@@ -58,7 +60,7 @@ class PictureFolder:
             else:
                 rows = _beside(path) if said is None else said.get(stem, [])
             self._entries += [(stem, path, number, row) for number, row in enumerate(rows)]
-        self._entries = self._entries[:limit]
+        self._entries = list(first(self._entries, limit))
         if not self._entries:
             raise ValueError(f"{texts}: names none of the {len(found)} pictures in {images}")
         ids = [self.sample_id(index) for index in range(len(self))]
@@ -106,10 +108,18 @@ def _beside(path: Path) -> list[str]:
         raise ValueError(
             f"{file}: no such file, and neither text nor texts is given: what is asked for in {path.name}?"
         )
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in _text(file).splitlines()]
     if not any(lines):
         raise ValueError(f"{file}: holds no text")
     return [line for line in lines if line]
+
+
+def _text(path: Path) -> str:
+    """UTF-8, with or without the mark that some editors put first."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
 
 
 def read_texts(path: Path, pictures: dict[str, Path]) -> dict[str, list[str]]:
@@ -120,9 +130,11 @@ def read_texts(path: Path, pictures: dict[str, Path]) -> dict[str, list[str]]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file (texts)")
-    text = path.read_text(encoding="utf-8-sig")
+    text = _text(path)
     said: dict[str, list[str]] = {}
     for where, name, row in _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text):
+        if not name.strip():
+            raise ValueError(f"{path}: {where}: no picture is named")
         stem = next((known for known in (name, str(Path(name).with_suffix(""))) if known in pictures), None)
         if stem is None:
             raise ValueError(f"{path}: {where}: {name!r} is none of the {len(pictures)} pictures of the folder")
@@ -147,7 +159,7 @@ def _json_rows(path: Path, text: str) -> list[tuple[str, str, object]]:
 
 
 def _csv_rows(path: Path, text: str) -> list[tuple[str, str, object]]:
-    reader = csv.DictReader(text.splitlines(keepends=True))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     missing = {"image", "text"} - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"{path}: column {min(missing)!r} is missing; the first line is image,text")

@@ -197,7 +197,8 @@ def trajectory_from_prediction(record: dict) -> Trajectory:
 
 def _trajectory(record: dict) -> Trajectory:
     height, width, init = int(record["height"]), int(record["width"]), record.get("init") or {}
-    text = record["caption"][0] if record["caption"] else ""
+    captions = record["caption"] or [""]
+    text = captions if isinstance(captions, str) else captions[0]
     end_reason, void, init_mask = record.get("end_reason"), record.get("void"), record.get("init_mask")
     return Trajectory(
         sample_id=record.get("sample_id") or f"{record['img_path']}: {text}",

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from segagent.data.base import first
 from segagent.data.images import load_image
 from segagent.masks import FARTHEST, bounding_box
 from segagent.types import Sample
@@ -90,16 +91,16 @@ class ReasonSeg:
         if folder is None:
             raise ValueError(f"{tried[0]}: no such folder; looked for {', '.join(map(str, tried))}")
         self._entries: list[tuple[Path, int, dict]] = []
-        for path in sorted(folder.glob("*.json")):
+        for path in sorted(folder.glob("[!.]*.json")):
             content = read_annotation(path)
             count = len(content["text"]) if texts == "all" else 1
             self._entries += [(path, number, content) for number in range(count)]
-        alone = [path for path in sorted(folder.glob("*.jpg")) if not path.with_suffix(".json").is_file()]
+        alone = [path for path in sorted(folder.glob("[!.]*.jpg")) if not path.with_suffix(".json").is_file()]
         if alone:
             raise ValueError(f"{alone[0]}: no annotation (.json) beside it ({len(alone)} pictures have none)")
         if not self._entries:
             raise ValueError(f"{folder}: holds no annotation (*.json)")
-        self._entries = self._entries[:limit]
+        self._entries = list(first(self._entries, limit))
 
     def __len__(self) -> int:
         return len(self._entries)

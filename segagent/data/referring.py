@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from segagent.data.base import first
 from segagent.data.coco import read_box, read_instances, segmentation_to_mask
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.plain_pickle import read_plain_pickle
@@ -139,10 +140,12 @@ class Referring:
             for ref in refs
             if in_split(ref["split"], split)
             for number in range(len(ref["sentences"]) if level == "expression" else min(1, len(ref["sentences"])))
-        ][:limit]
+        ]
         if not self._samples:
             there = ", ".join(sorted({ref["split"] for ref in refs}))
             raise ValueError(f"{self._refs_path}: no ref of split {split!r} (data.split); it has {there or 'no ref'}")
+        self._samples = first(self._samples, limit)
+        self._general = general
         self._last: tuple[Path, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -193,6 +196,8 @@ class Referring:
             where = f"{self._instances_path}: annotation {number}"
             if number not in self._annotations:
                 raise ValueError(f"{where} of ref {ref['ref_id']} is not there")
+            if self._general and self._annotations[number].get("iscrowd"):
+                continue  # as in gRefCOCO's own loader
             annotations.append(self._annotations[number])
             mask = annotation_mask(annotations[-1]["segmentation"], height, width, where)
             if not mask.any():

@@ -24,8 +24,11 @@ from segagent.types import Action, Click, EndReason, InitKind, Step, Trajectory
 log = logging.getLogger(__name__)
 
 
-def image_path_of(image_name: str | int) -> str:
-    """The path that a released `image_name` means, relative to the image root."""
+def image_path_of(image_name: str | int, *, refclef: bool = False) -> str:
+    """The path that a released `image_name` means, relative to the image root; a number is that of a picture of COCO,
+    in files of RefCLEF of one of ImageCLEF's."""
+    if isinstance(image_name, int) and refclef:
+        return f"saiapr_tc-12/{image_name // 1000:02d}/images/{image_name}.jpg"
     if isinstance(image_name, int):
         return f"mscoco/images/train2014/COCO_train2014_{image_name:012d}.jpg"
     return image_name if Path(image_name).suffix.lower() in IMAGE_SUFFIXES else f"{image_name}.jpg"
@@ -124,7 +127,7 @@ def _trajectories(record: dict, index: int, where: str) -> Iterator[Trajectory]:
     if not (isinstance(height, int) and isinstance(width, int)):
         raise ValueError(f"{where}: height {height!r}, width {width!r}: expected whole numbers")
     captions = target["caption"]
-    captions = [captions] if isinstance(captions, str) else captions
+    captions = [captions] if isinstance(captions, str) else captions or []
     if not all(isinstance(caption, str) for caption in captions):
         raise ValueError(f"{where}: gt_ann.caption is {captions!r}: expected a text or a list of texts")
     rle = normalize_rle(target["segmentation"], f"{where}, gt_ann.segmentation")

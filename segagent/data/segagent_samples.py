@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from segagent.data.base import first
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.segagent_json import image_path_of, read_official
 from segagent.masks import bounding_box, decode_rle
@@ -34,9 +35,10 @@ class SegAgentJson:
     """Every caption of every record is one sample, in the order of the file.
 
     annotations: the JSON file. images: folder that `image_name` is relative to (a COCO id means
-    `mscoco/images/train2014/COCO_train2014_ID.jpg` in it). include: regular expression that the path must match
-    somewhere. unknown: what a caption `Unknown` means: itself (`text`), or what the released evaluation makes of it
-    (`name`, see `name_unknown`). Raises `ValueError` naming file and record.
+    `mscoco/images/train2014/COCO_train2014_ID.jpg` in it, in a file whose name holds `refclef` a picture of ImageCLEF).
+    include: regular expression that the path must match somewhere. unknown: what a caption `Unknown` means: itself
+    (`text`), or what the released evaluation makes of it (`name`, see `name_unknown`). Raises `ValueError` naming file
+    and record.
     """
 
     def __init__(
@@ -55,14 +57,16 @@ class SegAgentJson:
         if not Path(images).is_dir():
             raise ValueError(f"{images}: no such folder (data.images)")
         self._path, self._images = annotations, images
+        self._refclef = "refclef" in Path(annotations).name  # the released evaluation tells by the name, too
         entries = read_official(annotations)
         self._entries = [
             replace(entry, steps=())  # its clicks are not used
             for entry in (name_unknown(entries) if unknown == "name" else entries)
-            if include is None or re.search(include, image_path_of(entry.image_name))
-        ][:limit]
+            if include is None or re.search(include, self._place(entry))
+        ]
         if not self._entries:
             raise ValueError(f"{annotations}: no record to work on (data.include={include!r})")
+        self._entries = first(self._entries, limit)
         self._last: tuple[Path, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -81,7 +85,10 @@ class SegAgentJson:
 
     def picture_path(self, index: int) -> Path:
         """The file of a sample's picture, which need not be there."""
-        return resolve_inside(self._images, image_path_of(self._entries[index].image_name))
+        return resolve_inside(self._images, self._place(self._entries[index]))
+
+    def _place(self, entry: Trajectory) -> str:
+        return image_path_of(entry.image_name, refclef=self._refclef)
 
     def __getitem__(self, index: int) -> Sample:
         entry, path = self._entries[index], self.picture_path(index)

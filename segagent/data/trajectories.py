@@ -11,10 +11,15 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from segagent.masks import normalize_rle
 from segagent.types import Action, Box, Click, EndReason, InitKind, Step, Trajectory
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 
 def _click_to_json(click: Click) -> dict:
@@ -159,8 +164,27 @@ def _aside(path: Path) -> Path:
 
 
 def set_aside(path: Path) -> None:
-    """The file becomes `NAME.old` until a writer begins it anew: a run that fails before that loses nothing."""
-    os.replace(path, _aside(path))
+    """The file becomes `NAME.old` until a writer begins it anew: a run that fails before that loses nothing.
+
+    Raises `OSError` while another process writes to it.
+    """
+    with open(path, "ab") as file:
+        _lock(file, path)
+        os.replace(path, _aside(path))
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Until it is closed no other process gets it; on a file system without locks, none is held."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OSError(
+            error.errno, f"{path}: another run is writing to it; wait until it ends, or choose another out="
+        ) from None
+    except OSError:
+        pass
 
 
 class TrajectoryWriter:
@@ -176,12 +200,18 @@ class TrajectoryWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.done: dict[str, None] = {}
         self.repaired = ""
-        if resume and self.path.exists():
-            self._recover()
         # Unbuffered: after a failed write nothing is left behind that closing the file would try to write again.
-        self._file = open(self.path, "ab" if resume else "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
-        if not resume:
-            _aside(self.path).unlink(missing_ok=True)
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by __exit__
+        try:
+            _lock(self._file, self.path)
+            if resume:
+                self._recover()
+            else:
+                self._file.truncate(0)
+                _aside(self.path).unlink(missing_ok=True)
+        except BaseException:
+            self._file.close()
+            raise
 
     def _recover(self) -> None:
         sound = 0

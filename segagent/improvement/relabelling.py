@@ -7,10 +7,8 @@ from dataclasses import replace
 
 from segagent.masks import decode_rle, next_click
 from segagent.training.examples import mask_of_state
-from segagent.training.trajectory_index import iou_of_state
+from segagent.training.trajectory_index import RELABELLED, iou_of_state
 from segagent.types import Action, Click, Step, Trajectory
-
-SOURCE = "relabelled"
 
 
 def simulated_click(trajectory: Trajectory, state: int, tau_stop: float | None) -> Click | None:
@@ -44,7 +42,7 @@ def relabel(trajectory: Trajectory, states: Collection[int], tau_stop: float | N
     if click is None:
         return replace(trajectory, steps=tuple(steps))
     mask, known = trajectory.steps[-1].mask if steps else trajectory.init_mask, trajectory.final_iou
-    steps.append(Step(Action(click=click, source=SOURCE), mask, known, known))
+    steps.append(Step(Action(click=click, source=RELABELLED), mask, known, known))
     return replace(trajectory, steps=tuple(steps), end_reason=None, end_text=None)
 
 
@@ -52,4 +50,4 @@ def _relabelled(trajectory: Trajectory, state: int, tau_stop: float | None) -> S
     step, click = trajectory.steps[state], simulated_click(trajectory, state, tau_stop)
     if click is None:
         return replace(step, kept=False)
-    return replace(step, action=Action(click=click, source=SOURCE), kept=True)
+    return replace(step, action=Action(click=click, source=RELABELLED), kept=True)

@@ -6,12 +6,14 @@ same files.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from segagent.configuration import build
 from segagent.data.base import Dataset
 from segagent.data.trajectories import read_trajectories
+from segagent.dialogue import load_dialogue
 from segagent.engines.in_process import InProcess
 from segagent.engines.work import RolloutWork
 from segagent.entry import RUN_KEYS, beside, claim_output, write_text
@@ -78,6 +81,10 @@ class Improvement:
     def check(self) -> None:
         """Reads S_0 and D_0 as the trainings will. Raises `ValueError` for what they would refuse hours later."""
         dialogue = check_training(self.config, self.accelerator)
+        for key in ("policy.dialogue", "policy.proposer.dialogue"):
+            named = OmegaConf.select(self.config, key)
+            if named is not None and vars(load_dialogue(named)) != vars(dialogue):
+                raise ValueError(f"{key}={named}: the trainings learn the model's own; say mllm.dialogue={named}")
         if self.method.needs_start:
             names = TaskMix(**self.config.tasks).names
             read_states(self.start, build_pictures(self.config), dialogue, tasks=names)
@@ -174,7 +181,13 @@ class Improvement:
         with tracker if self.accelerator.is_main_process else nullcontext():
             trainer.run(resume=True)
         trainer.folder.save_best(trainer.mllm, trainer.prepared, trainer.accelerator)
-        return {"states": len(trainer.examples)} | training_figures(trainer.step_log)
+        figures = {"states": len(trainer.examples)} | training_figures(trainer.step_log)
+        # accelerate leaves the network in a cycle, and another model is loaded next.
+        del trainer
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return figures
 
     def _evaluate(self, folder: RoundFolder) -> Figures:
         evaluation = self.config.evaluation
@@ -267,12 +280,19 @@ def with_model(config: DictConfig, start: DictConfig, path: str) -> DictConfig:
 
     def renew(node: Any) -> Any:
         if node == old:
-            return old | {"path": path}
+            return old | {"path": path} | (_own_base(old) if path != old["path"] else {})
         if isinstance(node, dict):
             return {key: renew(value) for key, value in node.items()}
         return [renew(value) for value in node] if isinstance(node, list) else node
 
     return OmegaConf.create(renew(OmegaConf.to_container(config)))
+
+
+def _own_base(start: dict[str, Any]) -> dict[str, Any]:
+    """What else changes with the path: S_n, n > 0, is whole or names its own base, and over a quantized one its adapter
+    stays beside it."""
+    changes: dict[str, Any] = {"base": None} if "base" in start else {}
+    return changes | ({"merge_adapter": False} if start.get("quantization") not in (None, "none") else {})
 
 
 def placed(config: DictConfig, device: str | None) -> DictConfig:

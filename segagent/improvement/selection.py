@@ -13,7 +13,7 @@ from tqdm import tqdm
 from segagent.data.trajectories import TrajectoryWriter, read_trajectories
 from segagent.entry import write_text
 from segagent.improvement.methods import Method
-from segagent.improvement.relabelling import SOURCE
+from segagent.training.trajectory_index import RELABELLED
 from segagent.types import Trajectory
 
 COUNTS = ("trajectories", "selected", "clicks", "kept", "relabelled", "left_out", "added")
@@ -31,7 +31,7 @@ def counts_of(rolled_out: Trajectory, selected: Trajectory | None) -> Counter[st
         elif not step.kept:
             counts["left_out"] += 1
         else:
-            counts["relabelled" if step.action.source == SOURCE else "kept"] += 1
+            counts["relabelled" if step.action.source == RELABELLED else "kept"] += 1
     return counts
 
 

@@ -10,6 +10,7 @@ from segagent.metrics.protocols import Table, choose, choose_within, ratio
 
 PRECISION_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 NOC_LEVELS = (0.80, 0.85, 0.90)
+COUNTS = 1_000_000  # of an image in a resample, held at a time: bounds the bootstrap's memory
 
 
 def sums(intersection: np.ndarray, union: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -40,7 +41,7 @@ def bootstrap(terms: np.ndarray, image: np.ndarray, resamples: int, seed: int) -
         return np.full((2, 3), np.nan)
     grouped = np.stack([np.bincount(image, column, images) for column in terms.T], 1)
     random = np.random.default_rng(seed)
-    block = max(1, 1_000_000 // images)  # bounds memory: one count per image and resample of the block
+    block = max(1, COUNTS // images)
     results = []
     for begin in range(0, resamples, block):
         rows = min(block, resamples - begin)

@@ -48,6 +48,10 @@ class Line:
         proposals = self.policy.propose([tree.node.state for tree in running]) if running else []
         return [Move(tree, tree.node, actions[0]) for tree, actions in zip(running, proposals, strict=True)]
 
+    def probe(self, tree: _Thread) -> None:
+        """Raises what `moves` would raise of this tree alone, and leaves it as it is."""
+        self.moves([tree])
+
     def grow(self, moves: Sequence[Move], states: Sequence[State]) -> None:
         for move, state in zip(moves, states, strict=True):
             move.tree.node = Node(state)
@@ -122,10 +126,7 @@ class TreeSearch(ABC):
 
         An action's `predicted_iou` becomes the reward of the mask it was proposed for.
         """
-        if self.reward.reads_replies:
-            self._look(trees)
-        asked = [(tree, node) for tree in trees for node in tree.frontier()]
-        self._propose([node for _, node in asked if node.candidates is None])
+        asked = self._asked_now(trees)
         moves = [
             Move(tree, node, replace(action, predicted_iou=node.reward))
             for tree, node in asked
@@ -134,6 +135,18 @@ class TreeSearch(ABC):
         clicks = sum(move.action.end is None for move in moves)
         self.counts.update(clicks=clicks, segmenter_calls=clicks > 0)
         return moves
+
+    def probe(self, tree: Tree) -> None:
+        """Raises what `moves` would raise of this tree alone; nothing is tried yet."""
+        self._asked_now([tree])
+
+    def _asked_now(self, trees: Sequence[Tree]) -> list[tuple[Tree, Node]]:
+        """Nodes to go on from, all with their candidates."""
+        if self.reward.reads_replies:
+            self._look(trees)
+        asked = [(tree, node) for tree in trees for node in tree.frontier()]
+        self._propose([node for _, node in asked if node.candidates is None])
+        return asked
 
     def grow(self, moves: Sequence[Move], states: Sequence[State]) -> None:
         """Hands the trees what came of their moves."""

@@ -59,7 +59,7 @@ class Collator:
 
     def __init__(self, mllm: MLLM, digit_decay: float = 1.0) -> None:
         self.encoder, self.digit_decay = without_weights(mllm), digit_decay
-        if digit_decay != 1 and not hasattr(mllm.tokenizer, "digit_tokens"):
+        if digit_decay != 1 and not hasattr(getattr(mllm, "tokenizer", None), "digit_tokens"):
             raise ValueError(
                 f"train.digit_decay={digit_decay}: the tokens of {type(mllm).__name__} are no digits; set it to 1"
             )

@@ -30,8 +30,8 @@ class GeneratedStates:
     dataset: has `scene` and `ask`, as refshapes and mixtures of it. dialogue: how the model speaks; it announces IoUs.
     empty: share of pictures without a mask. other: share of the rest whose mask is of another thing. questions: in a
     row about one sample's picture. weight: of their tokens in the loss. hidden: names of pictures that are left out.
-    grid, cells: see `Examples`. seed: of all that is drawn. Raises `ValueError` for a dataset of pictures that were not
-    generated, and for shares outside [0, 1].
+    seen, grid, cells: see `Examples`. seed: of all that is drawn. Raises `ValueError` for a dataset of pictures that
+    were not generated, and for shares outside [0, 1].
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class GeneratedStates:
         questions: int = 1,
         weight: float = 1.0,
         hidden: Collection[str] = (),
+        seen: Callable[..., tuple[int, int]] | None = None,
         grid: int | None = None,
         cells: Callable[[int], np.ndarray] | None = None,
         seed: int = 0,
@@ -61,7 +62,7 @@ class GeneratedStates:
         self.dataset, self.dialogue, self.seed = dataset, dialogue, seed
         self.empty, self.other, self.questions = empty, other, questions
         self.weight, self.hidden = weight, frozenset(hidden)
-        self.grid, self.cells = grid, cells
+        self.seen, self.grid, self.cells = seen, grid, cells
         # Trainings that go on from each other see other pictures.
         self.first = int(stable_generator("first picture", seed).integers(len(dataset)))
 
@@ -76,10 +77,12 @@ class GeneratedStates:
         said: dict = {"predicted_iou": iou(mask, sample.target, sample.void)} if self.dialogue.iou else {}
         click = next_click(sample.target, mask, (), sample.void)
         said |= {"finished": True} if click is None else {"click": click}
+        size = {"width": sample.width, "height": sample.height}
+        seen = self.seen(**size) if self.dialogue.absolute and self.seen is not None else None
         return Example(
             number=number,
             observation=self.dialogue.observe(sample.image, mask, sample.text),
-            answer=self.dialogue.format(width=sample.width, height=sample.height, **said),
+            answer=self.dialogue.format(**size, seen=seen, **said),
             task="perturbed",
             weight=self.weight,
             sample=sample,

@@ -57,8 +57,10 @@ class MuonAndAdamW(torch.optim.Optimizer):
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
         for part in self.parts:
             part.step()
-        for _, matrix in self._flat:
+        for weight, matrix in self._flat:
             matrix.grad = None
+            if matrix.data_ptr() != weight.data_ptr():  # `flatten` had to copy a weight that lies otherwise in memory
+                weight.copy_(matrix.view_as(weight))
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         states = state_dict.get("parts")
         if states is None or len(states) != len(self.parts):
             raise ValueError(
-                "is the state of another optimizer; resume with the train.optimizer and train.frozen it began with"
+                "is the state of another optimizer; resume with what it began with (train.optimizer, train.frozen)"
             )
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)

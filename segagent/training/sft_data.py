@@ -73,14 +73,14 @@ def with_generated(
     examples: Examples | None,
     held_out: Examples | None = None,
     *,
+    seen: Callable[..., tuple[int, int]] | None = None,
     words: int | None = None,
     needs: int | None = None,
 ) -> Examples | Alternating | GeneratedStates:
     """`generated.share` of the examples are fresh states of generated pictures. examples: None with a share of 1.
 
-    held_out: examples whose pictures are not learnt from.
-
-    words, needs: see `make_examples`. Raises `ValueError` for a share outside [0, 1], and for lengths to group by.
+    held_out: examples whose pictures are not learnt from. seen, words, needs: see `make_examples`. Raises `ValueError`
+    for a share outside [0, 1], and for lengths to group by.
     """
     settings = dict(config.generated)
     share = settings.pop("share")
@@ -100,6 +100,7 @@ def with_generated(
         dialogue=dialogue,
         weight=config.loss_weights.get("perturbed", 1.0),
         hidden=set() if held_out is None else {dataset[int(k)].image_name for k in set(held_out.states.sample)},
+        seen=seen,
         cells=cells,
         grid=needs,
         seed=config.seed,

@@ -58,6 +58,11 @@ def prepare_network(mllm: MLLM, settings: SftSettings) -> None:
     for parameter in network.parameters():
         if parameter.requires_grad or (settings.precision == "float32" and parameter.is_floating_point()):
             parameter.data = parameter.data.float()
+    for module in network.modules():  # what a norm counts has the precision of its weights
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight.dtype == torch.float32:
+            module.running_mean, module.running_var = module.running_mean.float(), module.running_var.float()
+    if getattr(network.config, "positions", None) == "sinusoidal":
+        network.positions.requires_grad_(False)  # of fixed ones
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"train.frozen={list(settings.frozen)}: nothing is left to train in {type(network).__name__}")
     if isinstance(mllm, LocalMLLM) and mllm.network.device.type == "cpu":

@@ -5,6 +5,8 @@ In: accelerate's environment. Out: an `Accelerator`. Nothing else of the trainin
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
@@ -12,6 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Gra
 from segagent.devices import torch_device
 from segagent.training.sft_settings import SftSettings
 
+_PATIENCE = timedelta(days=1)
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -19,7 +22,8 @@ def start_processes(device: str, settings: SftSettings) -> Accelerator:
     """The accelerator of this process. device: see `devices.torch_device`; with several processes each has its own."""
     asked = torch_device(device)
     cpu = asked.type == "cpu"
-    count = PartialState(cpu=cpu).num_processes
+    # Processes wait for each other at rollouts of unequal length: longer than the minutes that a launcher allows.
+    count = PartialState(cpu=cpu, timeout=_PATIENCE).num_processes
     if count == 1 and asked.type == "cuda" and asked.index is not None:
         torch.cuda.set_device(asked)  # accelerate takes the current one
     # With a vision part that is trained, some of its last layers are not on the way to the loss.

@@ -7,6 +7,18 @@ from dataclasses import dataclass
 
 from segagent.devices import PRECISIONS
 
+# Settings of how a training is done, not of what it makes: a run that goes on may change them. (Of length_group above 1
+# a few examples near the seam may come twice, or not at all, where batch_size changes.)
+PACE_KEYS = (
+    "threads",
+    "wandb",
+    "train.workers",
+    "train.keep",
+    "train.checkpoint_every",
+    "train.gradient_checkpointing",
+    "train.batch_size",
+    "validation.batch_size",
+)
 PARTS = ("vision", "projector", "language")
 OPTIMIZERS = ("adamw", "muon")
 _AT_LEAST = {

@@ -69,12 +69,12 @@ def _trainer(config: DictConfig, settings: SftSettings, tracker: Tracker) -> Sft
     dialogue = dialogue_of(mllm)
     auxiliary, cells = auxiliary_losses(mllm, dialogue, settings)
     learnt = held_out = None
+    seen, count = without_weights(mllm).seen_size, config.validation.limit
     if config.data.trajectories is not None or config.generated.share < 1:
-        seen, count = without_weights(mllm).seen_size, config.validation.limit
         learnt, held_out = make_examples(config, dialogue, held_out=count, seen=seen, **cells)
     return SftTrainer(
         mllm=mllm,
-        examples=with_generated(config, dialogue, learnt, held_out, **cells),
+        examples=with_generated(config, dialogue, learnt, held_out, seen=seen, **cells),
         folder=SftFolder(config.out, keep=settings.keep),
         settings=settings,
         validation=None if held_out is None else make_validation(config, held_out),

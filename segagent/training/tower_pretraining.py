@@ -154,7 +154,8 @@ class TowerTrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             heads = _Heads(mllm.network.config.tower_dims[-1])
-        self.trained = nn.ModuleDict({"tower": mllm.network.tower, "heads": heads}).to(self.device)
+        # In float32, whatever a checkpoint was loaded as: late updates are smaller than bfloat16 tells apart.
+        self.trained = nn.ModuleDict({"tower": mllm.network.tower, "heads": heads}).to(self.device, torch.float32)
         inner = inner_convolutions(self.trained)
         known = {id(weight) for weight in inner}
         others = [weight for weight in self.trained.parameters() if id(weight) not in known]
@@ -222,9 +223,11 @@ class TowerTrainer:
             loss = loss + bin_losses(bins[held], points[held]).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.settings.clip_norm)
-        if not torch.isfinite(loss):
-            raise ValueError(f"step {progress.step + 1}: the loss is {float(loss)}; lower train.lr")
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.settings.clip_norm)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise ValueError(
+                f"step {progress.step + 1}: loss {float(loss)}, norm of its gradient {float(norm)}; lower train.lr"
+            )
         self.optimizer.step()
         progress.step += 1
         figures = {"loss": float(loss.detach()), **{f"{name}_accuracy": 0.0 for name in ATTRIBUTES}}

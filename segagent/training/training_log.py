@@ -30,7 +30,7 @@ class CsvTable:
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
-            read = [row for row in csv.reader(file) if len(row) == len(self.columns)]
+            read = [row for row in csv.reader(file) if len(row) == len(self.columns) and all(row)]
         return [dict(zip(self.columns, map(float, row), strict=True)) for row in read[1:]]
 
     def cut(self, step: int) -> None:

@@ -18,6 +18,8 @@ from segagent.data.trajectories import trajectory_from_json
 from segagent.dialogue import Dialogue
 from segagent.types import EndReason, InitKind, Trajectory
 
+RELABELLED = "relabelled"  # source of an action that the simulated annotator put in place of what was done
+
 # What a state may be asked; bit n of `StateTable.can` stands for the n-th.
 TASKS = ("click", "iou_click", "iou", "box", "finish", "perturbed")
 _SHOWN = 1000  # problems that a message lists
@@ -74,6 +76,8 @@ def iou_of_state(trajectory: Trajectory, state: int) -> float | None:
 def possible_tasks(trajectory: Trajectory, state: int, dialogue: Dialogue) -> int:
     """What a state can be asked, as bits of `TASKS`."""
     at_end = state == len(trajectory.steps)
+    if at_end and trajectory.end_reason is None and state and trajectory.steps[-1].action.source == RELABELLED:
+        return 0  # that click was never carried out: this is the state before it once more
     step = None if at_end else trajectory.steps[state]
     clicks = step is not None and step.kept and step.action.click is not None
     knows_iou = bool(dialogue.iou) and iou_of_state(trajectory, state) is not None

@@ -58,7 +58,23 @@ def test_pictures_inside_the_file(tmp_path):
     assert sample.target.sum() == 24 and sample.target[3:7, 2:8].all() and sample.object_id == "8"
     assert sample.image.shape == (12, 16, 3) and abs(int(sample.image.mean()) - 90) < 3
     assert data.picture_path(2) is None
+    assert data[0].image_key == data[2].image_key, "of one picture"
     assert [HubParquet(root=root, level="instance")[k].text for k in range(3)] == ["left cup", "left cup", "third"]
+
+
+def test_pictures_of_one_name_are_told_apart_and_a_text_is_no_list(tmp_path):
+    red, blue = (io.BytesIO(), io.BytesIO())
+    for buffer, color in ((red, (200, 0, 0)), (blue, (0, 0, 200))):
+        Image.fromarray(np.full((12, 16, 3), color, np.uint8)).save(buffer, "PNG")
+    rows = [
+        embedded(image={"bytes": buffer.getvalue(), "path": "image.png"}, answer="red cup", file_name=None)
+        for buffer in (red, blue)
+    ]
+    data = HubParquet(root=write(tmp_path, rows))
+    assert [data[k].text for k in range(len(data))] == ["red cup"] * 2
+    assert data[0].image_key != data[1].image_key
+    with pytest.raises(ValueError, match="limit=-1: give a whole number of samples, 1 or more, or null for all"):
+        HubParquet(root=str(tmp_path), limit=-1)
 
 
 def test_pictures_beside_the_file(tmp_path):

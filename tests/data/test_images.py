@@ -90,3 +90,11 @@ def test_names_in_data_files_stay_inside_their_folder(tmp_path):
     for name in ("../secret.jpg", "/etc/passwd", "a/../../x", "link/x"):
         with pytest.raises(ValueError, match="leads out of its folder"):
             resolve_inside(inside, name)
+
+
+def test_small_numbers_of_many_bits_are_what_they_say(tmp_path):
+    Image.fromarray(np.full((4, 4), 200, np.int32)).save(tmp_path / "a.tif")
+    assert (load_image(tmp_path / "a.tif") == 200).all()
+    Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "b.tif")
+    with pytest.raises(ValueError, match="save it as 8 or 16 bit"):
+        load_image(tmp_path / "b.tif")

@@ -29,6 +29,13 @@ def test_pictures_and_masks_meet_by_name(root):
     assert len(MaskFolders(root=str(root), void_value=128, limit=1)) == 1
 
 
+def test_files_of_the_system_are_no_pictures(root):
+    before = len(MaskFolders(root=str(root)))
+    (root / "images" / "._a.png").write_bytes(b"of macOS")
+    (root / "images" / "folder.png").mkdir()
+    assert len(MaskFolders(root=str(root))) == before
+
+
 def test_several_values_are_not_guessed_at(root):
     with pytest.raises(ValueError, match=r"red_cup.png: object values \[128, 255\].*data.void_value=V"):
         MaskFolders(root=str(root))[1]

@@ -92,3 +92,12 @@ def test_names_that_would_mean_two_samples_are_refused(folder):
         PictureFolder(images=str(folder))
     with pytest.raises(ValueError, match="exclude each other"):
         PictureFolder(images=str(folder), text="a", texts="b")
+
+
+def test_texts_of_other_editors(folder, tmp_path):
+    (tmp_path / "t.csv").write_text("image,text\n,cup\n")
+    with pytest.raises(ValueError, match=r"t.csv: line 2: no picture is named"):
+        PictureFolder(images=str(folder), texts=str(tmp_path / "t.csv"))
+    (tmp_path / "l.csv").write_bytes("image,text\na,caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"l.csv: not UTF-8"):
+        PictureFolder(images=str(folder), texts=str(tmp_path / "l.csv"))

@@ -66,3 +66,8 @@ def test_what_is_missing_or_of_another_size_is_named(images, tmp_path):
     assert data.picture_path(0) == path, "told without being there"
     with pytest.raises(ValueError, match=r"000000581857\.jpg: no such image file"):
         SegAgentJson(annotations=str(EXAMPLE), images=str(images))[0]
+
+
+def test_numbers_in_a_file_of_refclef_are_pictures_of_imageclef():
+    assert image_path_of(19579, refclef=True) == "saiapr_tc-12/19/images/19579.jpg"
+    assert image_path_of(19579) == "mscoco/images/train2014/COCO_train2014_000000019579.jpg"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from segagent.data.trajectories import (
     TrajectoryWriter,
     read_trajectories,
+    set_aside,
     trajectory_from_json,
     trajectory_to_json,
 )
@@ -174,3 +175,19 @@ def test_a_lone_surrogate_of_a_served_model_is_kept(tmp_path, one):
         writer.write([made])
     (again,) = read_trajectories(tmp_path / "t.jsonl")
     assert again.end_text == made.end_text
+
+
+def test_a_file_that_is_written_to_is_nobody_elses(tmp_path, one):
+    path = tmp_path / "t.jsonl"
+    with TrajectoryWriter(path) as writer:
+        writer.write([one])
+        for begin in (
+            lambda: TrajectoryWriter(path, resume=True),
+            lambda: TrajectoryWriter(path),
+            lambda: set_aside(path),
+        ):
+            with pytest.raises(OSError, match="another run is writing to it"):
+                begin()
+        assert len(list(read_trajectories(path))) == 1, "nothing was taken from it"
+    with TrajectoryWriter(path, resume=True) as writer:
+        assert list(writer.done) == [one.sample_id]

@@ -234,3 +234,103 @@ def test_wrong_settings(wrong):
 def test_every_entry_that_rolls_out_takes_every_engine(entry):
     for name in ("in_process", "ray"):
         assert compose_config(entry, [f"engine={name}"]).engine == load_named("engine", name)
+
+
+# --- the driver alone, with workers in this process: these run where Ray is not installed ---------------------------
+
+
+class Lost(Exception):
+    pass
+
+
+class TaskError(Exception):
+    def __init__(self, cause):
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class FakeRay:
+    """As much of `ray` as the driver uses. Calls run when they are waited for, the newest first, so that blocks come
+    back out of order; the worker of the n-th block that is done is lost for n in `dies`."""
+
+    exceptions = SimpleNamespace(RayError=Lost, RayTaskError=TaskError)
+
+    def __init__(self, cpus=2, dies=()):
+        self.cpus, self.dies, self.done, self.results = cpus, set(dies), 0, {}
+
+    def is_initialized(self):
+        return True
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": float(self.cpus)}}]
+
+    def put(self, value):
+        return value
+
+    def kill(self, worker):
+        pass
+
+    def remote(self, kind):
+        def made(*given):
+            return _Actor(self, kind(*given))
+
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=made))
+
+    def wait(self, calls, num_returns=1, timeout=None):
+        if calls and not any(call in self.results for call in calls):
+            self.results[calls[-1]] = calls[-1].run()
+        return [call for call in calls if call in self.results][:num_returns], []
+
+    def get(self, call):
+        if isinstance(self.results[call], Exception):
+            raise self.results[call]
+        return self.results[call]
+
+
+class _Actor:
+    def __init__(self, ray, held):
+        self.ray, self.held = ray, held
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=lambda *given: _Call(self.ray, getattr(self.held, name), given, name))
+
+
+class _Call:
+    def __init__(self, ray, call, given, name):
+        self.ray, self.call, self.given, self.name = ray, call, given, name
+
+    def run(self):
+        self.ray.done += self.name == "do"
+        if self.name == "do" and self.ray.done in self.ray.dies:
+            return Lost("worker died")
+        try:
+            return self.call(*self.given)
+        except (ValueError, OSError) as error:
+            return TaskError(error)
+
+
+def test_lost_workers_and_blocks_out_of_order_leave_the_bytes_of_a_local_run(
+    photos, whole, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setitem(sys.modules, "ray", FakeRay(dies={2, 3}))
+    summary = simulate(photos, tmp_path / "t.jsonl", "engine=ray", "engine.block=2")
+    assert (tmp_path / "t.jsonl").read_bytes() == whole[0].read_bytes()
+    assert summary.skipped == whole[1].skipped and "lost a worker at block" in capfd.readouterr().err
+
+
+def test_a_cut_file_is_gone_on_with_by_the_driver(photos, whole, tmp_path, monkeypatch):
+    content, out = whole[0].read_bytes(), tmp_path / "t.jsonl"
+    OmegaConf.save(settings(photos, out, "engine=ray", "engine.block=2"), tmp_path / "t.config.yaml")
+    out.write_bytes(content[: len(content) // 2])
+    monkeypatch.setitem(sys.modules, "ray", FakeRay())
+    summary = simulate(photos, out, "engine=ray", "engine.block=2", "resume=true")
+    assert out.read_bytes() == content and summary.resumed > 0
+
+
+def test_the_driver_gives_up_and_refuses_as_it_says(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", FakeRay(dies=range(1, 50)))
+    with pytest.raises(OSError, match=r"lost \d workers at block \d \(engine.attempts\), .* go on with resume=true"):
+        simulate(photos, tmp_path / "a.jsonl", "engine=ray", "engine.block=2", "engine.attempts=2")
+    monkeypatch.setitem(sys.modules, "ray", FakeRay(cpus=0))
+    with pytest.raises(ValueError, match="no node has room for a worker"):
+        simulate(photos, tmp_path / "b.jsonl", "engine=ray")

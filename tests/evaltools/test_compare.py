@@ -160,3 +160,19 @@ def test_the_two_files_stand_first_on_the_command_line(tmp_path):
     call = [sys.executable, str(ROOT / "evaltools" / "compare.py"), str(a), str(b), f"out={tmp_path / 'ab.json'}"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "B wins 1" in done.stdout, done.stderr
+
+
+def test_other_pictures_and_unreadable_texts(script, tmp_path):
+    a, b = run_of([5, 5]), run_of([10, 5])
+    for entry in b:
+        entry["height"], entry["width"] = W, H
+        entry["gt_mask"] = encode_rle(bar(10).T)
+        entry["pred_list"][0]["mask"] = encode_rle(bar(5).T)
+    with pytest.raises(ValueError, match="the files have pictures of different sizes"):
+        pair(tuple(score(run, bootstrap=0) for run in (a, b)), (["s0", "s1"], ["s0", "s1"]), "final")
+    odd = run_of([5, 5], caption=["a \ud83d cup"]), run_of([10, 5], caption=["a \ud83d cup"])
+    for name, records in zip("ab", odd, strict=True):
+        (tmp_path / f"{name}=1.json").write_text(json.dumps(records))
+    given = script.positional([str(tmp_path / "a=1.json"), str(tmp_path / "b=1.json"), f"out={tmp_path / 'ab.json'}"])
+    config = compose_config("compare", given)
+    assert script.main(config) == 0 and (tmp_path / "ab.html").is_file() and (tmp_path / "ab.json").is_file()

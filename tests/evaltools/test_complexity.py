@@ -4,8 +4,10 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from segagent.configuration import compose_config
 from segagent.data.trajectories import read_trajectories
@@ -60,3 +62,15 @@ def test_what_is_good_before_the_first_click_needs_none(script, tmp_path):
     ious = [[one.init_iou, *(step.iou_after for step in one.steps)] for one in trajectories]
     needed = [next((n for n, iou in enumerate(row) if iou >= 0.8), 3) for row in ious]
     assert 0 in needed and made["datasets"]["b"]["noc80"] == pytest.approx(sum(needed) / len(needed))
+
+
+def test_samples_that_are_all_skipped_and_a_single_picture(script, tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.fromarray(np.full((16, 16), 255, np.uint8)).save(tmp_path / "set" / name / "a.png")
+    (tmp_path / "set" / "images" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"no sample could be clicked through \(1 skipped\)"):
+        run(script, tmp_path / "c.json", "data=mask_folders", f"data.root={tmp_path / 'set'}", "on_error=skip")
+    made = run(script, tmp_path / "a$b{$.json", "data=refshapes", "data.limit=1", "data.size=128")
+    (only,) = made["datasets"].values()
+    assert only["noc85_low"] is only["noc85_high"] is None

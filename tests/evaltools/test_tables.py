@@ -11,10 +11,11 @@ from omegaconf import OmegaConf
 
 from segagent.configuration import build, compose_config
 from segagent.data.predictions import read_predictions
-from segagent.entry import expand_checkpoints
+from segagent.entry import expand_checkpoints, git_hash
 from segagent.mllm.testing import write_nano
 from segagent.tables.arms import Arm, Interval, Run, ciou, gain, verdict
 from segagent.tables.cells import Cell, Cells, entry_module
+from segagent.tables.difficulty import _apart
 from segagent.tables.page import write_pages
 from segagent.tables.section import Plot, Section, Table
 from segagent.tables.settings import member_words, named_settings, value_word
@@ -301,3 +302,28 @@ def test_what_a_page_shows_is_text(tmp_path):
     assert "x_1 | &lt;b&gt;" in page and "<svg></svg>" in page and "1 &lt; 2" in page
     assert (tmp_path / "docs" / "r_p.png").read_bytes() == b"png"
     assert Interval(0.5, 0.4, 0.6).percent() == "50.00 [40.00, 60.00]"
+
+
+def test_cells_of_other_weights_are_not_mixed_with_new_ones(script, tmp_path):
+    write_nano(tmp_path / "model")
+    given = ("parts=[table1]", "limit=1", "max_clicks=1")
+    assert script.main(composed(tmp_path / "model", tmp_path / "out", *given)) == 0
+    page = tmp_path / "out" / "page" / "tiny.md"
+    assert f"at commit {git_hash()}." in page.read_text()
+    assert script.main(composed(tmp_path / "model", tmp_path / "out", *given, "resume=true")) == 0
+    write_nano(tmp_path / "model", seed=1)
+    with pytest.raises(
+        ValueError, match=r"weights.json: the weights of mllm are others than when these runs were made"
+    ):
+        script.main(composed(tmp_path / "model", tmp_path / "out", *given, "resume=true"))
+
+
+def test_figures_3_says_which_way_intervals_are_apart():
+    low, high, none = Interval(1, 0.9, 1.1), Interval(3, 2.9, 3.1), Interval(1, float("nan"), float("nan"))
+    told = [_apart(*pair) for pair in ((low, high), (high, low), (low, low), (low, none))]
+    assert told == [
+        "intervals apart",
+        "intervals apart, the other way round",
+        "intervals overlap",
+        "too few pictures for intervals",
+    ]

@@ -276,3 +276,32 @@ def test_what_a_training_would_refuse_is_told_before_the_rollouts(improve, tmp_p
 def test_nothing_selected_says_what_to_loosen(improve, tmp_path):
     with pytest.raises(ValueError, match=r"none of 5 trajectories is selected; lower method.min_reward=1.0, or allow"):
         improve(*AGENT, "method=star", "method.min_reward=1.0", f"out={tmp_path}")
+
+
+def test_each_model_is_measured_with_its_own_weights(improve, parts, tmp_path, monkeypatch):
+    used, shared = [], rounds_room.roll_out_shared
+
+    def noted(engine, work, out, processes):
+        used.append((out.relative_to(tmp_path).as_posix(), work.policy.mllm.path))
+        shared(engine, work, out, processes)
+
+    monkeypatch.setattr(rounds_room, "roll_out_shared", noted)
+    improve(*AGENT, *MEASURED, f"out={tmp_path}")
+    s0, s1 = str(parts / "nano"), str(RoundFolder(tmp_path, 1).model)
+    wanted = {"round_0/evaluation.jsonl": s0, "round_1/rollouts.jsonl": s0, "round_1/evaluation.jsonl": s1}
+    assert dict(used) == wanted
+
+
+def test_what_a_run_begins_from_is_not_overwritten_and_its_dialogue_is_the_models(improve, parts, tmp_path):
+    with pytest.raises(ValueError, match=r"overwrite=true would delete .*nano, which this run begins from"):
+        improve("policy=oracle", f"out={parts}", "overwrite=true")
+    with pytest.raises(ValueError, match=r"policy.dialogue=paper: the trainings learn the model's own"):
+        improve(*AGENT, "policy.dialogue=paper", f"out={tmp_path}")
+
+
+def test_the_next_model_names_its_own_base_and_keeps_its_adapter():
+    start = OmegaConf.create({"path": "a", "base": "b", "quantization": "4bit", "merge_adapter": True})
+    config = OmegaConf.create({"mllm": start})
+    later = rounds_room.with_model(config, start, "round_1")
+    assert later.mllm == {"path": "round_1", "base": None, "quantization": "4bit", "merge_adapter": False}
+    assert rounds_room.with_model(config, start, "a").mllm == start

@@ -178,3 +178,16 @@ def test_a_sample_without_a_target_is_named(rolled_out):
     for method in (Star(), StarPlus(), Dagger()):
         with pytest.raises(ValueError, match="sample 's0' has no target mask"):
             method.select(blind)
+
+
+def test_a_click_that_was_never_carried_out_is_no_second_state(dataset, rolled_out, tmp_path):
+    path = tmp_path / "selected.jsonl"
+    with TrajectoryWriter(path) as writer:
+        made = [Dagger().select(trajectory) for trajectory in rolled_out]
+        writer.write(made)
+    states = read_states([path], dataset, load_dialogue("nano"), tasks=("perturbed",))
+    added = [len(after.steps) - len(before.steps) for after, before in zip(made, rolled_out, strict=True)]
+    assert any(added)
+    visited = [len(trajectory.steps) + 1 for trajectory in rolled_out]
+    counted = np.bincount(states.trajectory)
+    assert counted.tolist() == visited, "each mask once"

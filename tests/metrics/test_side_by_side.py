@@ -118,3 +118,13 @@ def test_the_papers_table_ends_with_ours():
 def test_no_record_is_refused():
     with pytest.raises(ValueError, match="no record to score"):
         side_by_side(score([]))
+
+
+def test_only_gres_counts_an_iou_that_is_just_reached():
+    rows = side_by_side(score([record(bar(10), bar(7))], bootstrap=0))
+    assert rows["gres"]["p70"] == 1 and rows["expression"]["p70"] == 0
+
+
+def test_every_sample_is_in_a_group_of_words():
+    groups = subgroups(score([record(bar(10), bar(7), text=""), record(bar(10), bar(7), text="a cup")], bootstrap=0))
+    assert {name: row["n"] for name, row in groups["words"].items()} == {"0": 1, "1-2": 1}

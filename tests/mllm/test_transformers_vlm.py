@@ -11,6 +11,7 @@ from segagent.configuration import build, load_named
 from segagent.dialogue import Observation, load_dialogue
 from segagent.mllm import TransformersVLM
 from segagent.mllm.image_size import bounded_size
+from segagent.mllm.parts import part_of
 from segagent.mllm.sampling import uniforms
 from segagent.mllm.testing_vlm import FAMILIES, write_tiny_checkpoint
 from segagent.types import Box, Click
@@ -140,17 +141,11 @@ def test_the_loss_is_that_of_the_labelled_tokens_and_trains_the_network(model):
     log_probs = output.logits[:, :-1].float().log_softmax(-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
     torch.testing.assert_close(output.loss, -log_probs[labels >= 0].mean())
     output.loss.backward()
-    reached = [parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in _layers(model)]
-    assert all(reached), "projector and decoder learn"
+    for part in ("projector", "language"):
+        of = [weight for name, weight in model.network.named_parameters() if part_of(name) == part and weight.ndim > 1]
+        reached = [weight.grad is not None and bool(weight.grad.abs().sum() > 0) for weight in of]
+        assert reached and any(reached), part
     model.network.zero_grad(set_to_none=True)
-
-
-def _layers(model):
-    return [
-        parameter
-        for name, parameter in model.network.named_parameters()
-        if name.endswith("weight") and ("layers.0.self_attn" in name and "language_model" in name)
-    ]
 
 
 # --- samples --------------------------------------------------------------------------------------------------------
@@ -321,15 +316,6 @@ def test_an_absolute_dialogue_comes_back_through_the_models_own_resizing(folder)
             )
             assert abs(read.click.y - click.y) <= max(0, height / seen[1])
             assert abs(read.box.x0 - box.x0) <= max(1, width / seen[0]) and read.box.x1 == width
-
-
-def test_a_relative_dialogue_comes_back_whatever_the_family_does_to_the_picture(model):
-    """Qwen3-VL and all others: integers in [0, 1000)."""
-    dialogue = load_dialogue("paper")
-    for width, height in ((120, 90), (640, 427), (31, 400)):
-        for click in (Click(0, 0), Click(width - 1, height - 1, False), Click(width // 3, height // 2)):
-            text = dialogue.format(width=width, height=height, click=click)
-            assert dialogue.parse(text, width=width, height=height).click == click
 
 
 def test_families_that_cut_pictures_into_tiles_have_no_absolute_coordinates(folder):

@@ -1,16 +1,30 @@
 """scripts/annotate.py as a user runs it: killed and resumed, exit codes."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+# A run that ends itself as `kill -9` would, when it is about to write for the fourth time.
+KILLED = """
+import os, runpy, signal, sys
+from segagent.data.trajectories import TrajectoryWriter
+write, calls = TrajectoryWriter.write_lines, []
+def until_killed(self, lines):
+    calls.append(1)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, lines)
+TrajectoryWriter.write_lines = until_killed
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def command(*arguments):
@@ -43,12 +57,11 @@ def test_killed_with_nine_and_resumed_leaves_the_files_of_a_run_that_was_not(tmp
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = subprocess.run(command(*settings, f"out={whole}"), capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "p05.png: not an image" in done.stderr and "mean true iou" in done.stdout
-    process = subprocess.Popen(command(*settings, f"out={killed}"), stderr=subprocess.DEVNULL)
-    lines, deadline = killed / "trajectories.jsonl", time.monotonic() + 120
-    while not (lines.exists() and lines.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    python, *rest = command(*settings, f"out={killed}")
+    dead = subprocess.run([python, "-c", KILLED, *rest], capture_output=True, timeout=300)
+    assert dead.returncode == -signal.SIGKILL
+    begun = (killed / "trajectories.jsonl").read_bytes()
+    assert begun and (whole / "trajectories.jsonl").read_bytes().startswith(begun)
     assert not (killed / "annotations.json").exists(), "killed in the middle"
     resumed = subprocess.run(command(*settings, f"out={killed}", "resume=true"), capture_output=True, timeout=300)
     assert resumed.returncode == 1

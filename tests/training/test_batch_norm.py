@@ -9,7 +9,8 @@ from segagent.dialogue import load_dialogue
 from segagent.mllm.osprey import Osprey
 from segagent.mllm.testing import TINY_NANO
 from segagent.mllm.word_tokenizer import WordTokenizer
-from segagent.training.sft_network import load_trained_state, trained_state
+from segagent.training.sft_network import load_trained_state, prepare_network, trained_state
+from segagent.training.sft_settings import SftSettings
 
 
 def nano(seed=0):
@@ -48,3 +49,24 @@ def test_a_frozen_tower_does_not_go_on_counting():
     network.tower(torch.rand(4, 3, network.config.image_size, network.config.image_size))
     assert network.training and not network.tower.training
     assert all(torch.equal(value, before[name]) for name, value in network.tower.named_buffers())
+
+
+def test_what_a_norm_counts_is_as_precise_as_its_weights(tmp_path):
+    """A checkpoint that is loaded as bfloat16, as on CUDA, and then trained."""
+    nano().save(tmp_path)
+    for frozen in ([], ["vision"]):
+        mllm = Osprey.from_checkpoint(tmp_path, device="cpu", dtype="bfloat16")
+        prepare_network(mllm, SftSettings(steps=1, frozen=frozen, precision="float32"))
+        kinds = {value.dtype for value in mllm.network.tower.state_dict().values() if value.is_floating_point()}
+        assert kinds == {torch.float32}
+        size = mllm.network.config.image_size
+        mllm.network.train().visual_tokens(torch.rand(2, 3, size, size))
+
+
+def test_fixed_positions_are_not_trained():
+    for positions, trained in (("sinusoidal", False), ("learnt", True)):
+        config = replace(TINY_NANO, positions=positions)
+        tokenizer = WordTokenizer.of(load_dialogue("nano"), description_words())
+        mllm = Osprey.new(config, tokenizer, dialogue="nano", device="cpu")
+        prepare_network(mllm, SftSettings(steps=1))
+        assert mllm.network.positions.requires_grad is trained

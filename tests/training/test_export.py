@@ -1,17 +1,21 @@
 """scripts/export.py: conversations as each trainer documents them, with the pictures that the model would see."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
+from segagent.configuration import compose_config
 from segagent.dialogue import load_dialogue
+from segagent.engines.work import run_config
 from segagent.training.collate import Collator
 from segagent.training.examples import Examples, TaskMix
-from segagent.training.export import export
+from segagent.training.export import FORMATS, export
 from segagent.training.trajectory_index import read_states
 
 
@@ -113,3 +117,40 @@ def test_trl_reads_the_same_examples_and_trains_on_them(sft, tmp_path):
     trainer.train()
     assert trainer.state.global_step == 2
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_command_writes_each_format_and_refuses_what_it_cannot(form, tmp_path):
+    script = load_script("export")
+    size = ["data=refshapes", "data.size=128", "data.limit=2"]
+    made = compose_config(
+        "simulate", [*size, "data.split=train", "simulate.max_clicks=2", f"out={tmp_path / 't.jsonl'}"]
+    )
+    OmegaConf.resolve(made)
+    run_config(made, made.simulate, tmp_path / "t.jsonl", "simulate")
+
+    def run(*given):
+        own = [*size, f"format={form}", f"data.trajectories={tmp_path / 't.jsonl'}", f"out={tmp_path / 'out'}"]
+        config = compose_config("export", [*own, *given])
+        OmegaConf.resolve(config)
+        return script.main(config)
+
+    assert run() == 0
+    lines = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
+    assert lines and len(list((tmp_path / "out" / "images").iterdir())) > 0
+    for given, message in {
+        "resume=true": "an export is made anew",
+        "dialogue_name=absolute": "counts pixels of the picture as a model sees it",
+        "format=alpaca": "choose llamafactory, ms_swift, trl",
+        "seed=1": "is there already",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            run(given)
+
+
+def load_script(name):
+    path = Path(__file__).resolve().parents[2] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

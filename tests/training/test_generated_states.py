@@ -308,3 +308,21 @@ def test_further_digits_count_less_where_that_is_asked_for():
         assert less.token_weights()[row][learnt].tolist() == [weights[place] for place in range(len(texts))]
     with pytest.raises(ValueError, match=r"train.digit_decay=0.5: the tokens of SimpleNamespace are no digits"):
         Collator(SimpleNamespace(tokenizer=None, network=mllm.network), 0.5)
+
+
+def test_the_weight_of_a_task_is_that_of_its_tokens():
+    made = GeneratedStates(dataset=pictures(), dialogue=NANO, seed=3)
+    batch = Collator(nano())([made[0], dataclasses.replace(made[1], weight=2.0)])
+    for row, weight in enumerate((1, 2)):
+        assert set(batch.token_weights()[row][batch.labels[row] != IGNORED].tolist()) == {weight}
+
+
+def test_pixels_of_the_picture_as_the_model_sees_it_are_generated_too():
+    dialogue = load_dialogue("absolute")
+    made = GeneratedStates(
+        dataset=pictures(), dialogue=dialogue, empty=1.0, seen=lambda *, width, height: (64, 32), seed=3
+    )
+    target = made[0].sample.target
+    click = dialogue.parse(made[0].answer, width=128, height=128, seen=(64, 32)).click
+    near = target[max(0, click.y - 4) : click.y + 5, max(0, click.x - 2) : click.x + 3]
+    assert near.any(), made[0].answer

@@ -20,6 +20,7 @@ from segagent.training.sft import out_of_memory_told
 from segagent.training.sft_processes import start_processes
 from segagent.training.sft_settings import SftSettings
 from segagent.training.sft_validation import click_is_right, figures_of, score_of
+from segagent.training.training_log import CsvTable
 from segagent.types import Click
 
 HERE = Path(__file__).parent
@@ -323,3 +324,32 @@ def test_figures_are_per_token_or_per_state():
     assert figures["click_accuracy"] == figures["parsed"] == 0.5 and figures["iou_after_click"] == 0.5
     assert math.isnan(figures["iou_error"]) and score_of(figures) == 0.5
     assert score_of({**figures, "iou_after_click": math.nan}) == 1.25
+
+
+def test_a_kill_between_checkpoints_loses_no_row_and_repeats_none(sft, tmp_path):
+    given = {"checkpoint_every": 4, "validate_every": 1}
+    sft.trainer(tmp_path / "whole", **given).run()
+    killed = sft.trainer(tmp_path / "killed", **given)
+    step, done = killed._step, []
+
+    def dies(*arguments):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(step(*arguments))
+        return done[-1]
+
+    killed._step = dies
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    sft.trainer(tmp_path / "killed", **given).run(resume=True)
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    assert (tmp_path / "killed/validation.csv").read_text() == (tmp_path / "whole/validation.csv").read_text()
+
+
+def test_a_row_that_ends_with_a_comma_was_cut_off(tmp_path):
+    table = CsvTable(tmp_path / "t.csv", ("step", "loss", "lr"))
+    table.add(step=1, loss=0.5, lr=0.1)
+    with (tmp_path / "t.csv").open("a") as file:
+        file.write("2,0.4,")
+    table.cut(2)
+    assert [row["step"] for row in table.rows()] == [1]

@@ -118,15 +118,15 @@ def test_a_run_is_never_lost_and_resumed_with_its_own_settings_only(models, traj
 
 def test_what_is_missing_is_told_before_training(models, trajectories, script, tmp_path):
     with pytest.raises(ValueError, match="no model given; say mllm=FOLDER"):
-        script.main(settings(trajectories, "out=x"))
+        script.main(settings(trajectories, f"out={tmp_path / 'x'}"))
     with pytest.raises(ValueError, match=r"names no dialogue; say mllm.dialogue=NAME"):
-        script.main(settings(trajectories, f"mllm={models('qwen2_5_vl')}", "out=x"))
+        script.main(settings(trajectories, f"mllm={models('qwen2_5_vl')}", f"out={tmp_path / 'x'}"))
     with pytest.raises(ValueError, match=r"data has no such picture"):
-        script.main(settings(trajectories, f"mllm={models('nano')}", "data.split=val", "out=x"))
+        script.main(settings(trajectories, f"mllm={models('nano')}", "data.split=val", f"out={tmp_path / 'x'}"))
     with pytest.raises(ValueError, match="has no weights here"):
-        script.main(settings(trajectories, "mllm=endpoint", "mllm.path=x", "out=x"))
+        script.main(settings(trajectories, "mllm=endpoint", "mllm.path=x", f"out={tmp_path / 'x'}"))
     with pytest.raises(ValueError, match="none with a state to learn"):
-        script.main(settings(trajectories, f"mllm={models('nano')}", "min_final_iou=1.5", "out=x"))
+        script.main(settings(trajectories, f"mllm={models('nano')}", "min_final_iou=1.5", f"out={tmp_path / 'x'}"))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def with_clicks(sample):
 
 
 def fmt(name, path, **options):
-    return build(load_named("format", name), path=str(path), **options)
+    return build(load_named("file_format", name), path=str(path), **options)
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_png_folders_hold_void_and_ids_and_are_what_mask_folders_reads(tmp_path,
         fmt("png_folders", tmp_path / "q").write([replace(made[0], sample_id=name) for name in ("a/b", "a#b")])
 
 
-@pytest.mark.parametrize("name", sorted(set(names("format")) - {"trajectories"}))
+@pytest.mark.parametrize("name", sorted(set(names("file_format")) - {"trajectories"}))
 def test_a_target_is_needed(tmp_path, name):
     with pytest.raises(ValueError, match="has no target"):
         fmt(name, tmp_path / "x").write([replace(samples()[0], target=None)])
@@ -256,7 +256,7 @@ def test_pictures_of_unequal_size_are_refused(tmp_path):
         fmt("coco", tmp_path / "c.json").write([samples()[0], other])
 
 
-@pytest.mark.parametrize("name", sorted(names("format")))
+@pytest.mark.parametrize("name", sorted(names("file_format")))
 def test_what_is_not_there_is_named(tmp_path, name):
     with pytest.raises((ValueError, OSError), match="none"):
         list(fmt(name, tmp_path / "none").read())
