@@ -78,7 +78,7 @@ def documented_commands():
                 yield pytest.param(entry, given, id=f"{page.name}-{number}-{entry}")
 
 
-@pytest.mark.parametrize("entry, given", documented_commands())
+@pytest.mark.parametrize("entry, given", list(documented_commands()))
 def test_documented_commands_compose(entry, given):
     compose_config(entry, expand_checkpoints(given))
 

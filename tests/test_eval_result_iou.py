@@ -217,6 +217,7 @@ def test_all_splits_end_with_the_papers_table(predictions, capsys):
 
 
 def test_the_predictions_are_not_written_over(predictions, capsys):
-    before = predictions.read_bytes()
-    assert run(predictions, "--out", predictions) == 2
-    assert "is a predictions file that is read" in capsys.readouterr().err and predictions.read_bytes() == before
+    path = predictions()
+    before = path.read_bytes()
+    assert run(path, "--out", path) == 2
+    assert "is a predictions file that is read" in capsys.readouterr().err and path.read_bytes() == before

@@ -52,3 +52,9 @@ def test_damaged_files_are_named(tmp_path, data):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.p: no such file"):
         read_plain_pickle(tmp_path / "none.p")
+
+
+def test_objects_outside_the_file_are_refused(tmp_path):
+    (tmp_path / "a.p").write_bytes(b"Pref1\n.")
+    with pytest.raises(ValueError, match=r"a\.p: refused, since it names an object outside the file"):
+        read_plain_pickle(tmp_path / "a.p")

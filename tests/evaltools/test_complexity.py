@@ -71,6 +71,6 @@ def test_samples_that_are_all_skipped_and_a_single_picture(script, tmp_path):
     (tmp_path / "set" / "images" / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"no sample could be clicked through \(1 skipped\)"):
         run(script, tmp_path / "c.json", "data=mask_folders", f"data.root={tmp_path / 'set'}", "on_error=skip")
-    made = run(script, tmp_path / "a$b{$.json", "data=refshapes", "data.limit=1", "data.size=128")
+    made = run(script, tmp_path / "a$b$.json", "data=refshapes", "data.limit=1", "data.size=128")
     (only,) = made["datasets"].values()
     assert only["noc85_low"] is only["noc85_high"] is None

@@ -78,3 +78,26 @@ def test_masks_of_one_picture_are_drawn_together(script):
 def test_a_reward_that_says_nothing_is_refused(script, tmp_path):
     with pytest.raises(ValueError, match="no mask has a predicted IoU"):
         script.main(composed(tmp_path / "f.json", "reward=segmenter_score", "data.limit=2"))
+
+
+def test_a_finished_run_is_gone_on_with_to_the_same_and_a_calibration_is_of_plain_numbers(script, tmp_path):
+    out = tmp_path / "f.json"
+    assert script.main(composed(out, "data.limit=2")) == 0
+    before = json.loads(out.read_text())
+    assert script.main(composed(out, "data.limit=2", "resume=true")) == 0
+    assert json.loads(out.read_text()) == before
+    (tmp_path / "c").mkdir()
+    known = composed(tmp_path / "g.json", f"calibration_out={tmp_path / 'c'}", f"+reward.calibration={tmp_path / 'c'}")
+    with pytest.raises(ValueError, match="calibration_out: is fitted to numbers as they are announced"):
+        script.main(known)
+    one = composed(
+        tmp_path / "g.json", f"calibration_out={tmp_path / 'c'}", "reward=predicted_iou", "reward.statistic=mean"
+    )
+    with pytest.raises(ValueError, match="reward.statistic=mean: is of one reply with search.k=1"):
+        script.main(one)
+
+
+def test_a_single_picture_has_no_interval(script):
+    random = np.random.default_rng(0)
+    figures = script.quality(random.random(8), random.random(8), np.zeros(8, int), resamples=20)
+    assert set(figures) == {"mae", "mse", "pearson", "spearman"}

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -18,10 +19,12 @@ from segagent.configuration import compose_config
 from segagent.engines.work import run_config
 from segagent.entry import expand_checkpoints
 from segagent.improvement import rounds as rounds_room
+from segagent.improvement.figures import training_figures
 from segagent.improvement.folder import RoundFolder
 from segagent.mllm.testing import write_nano
 from segagent.mllm.testing_vlm import write_tiny_checkpoint
 from segagent.training.sft_checkpoint import SftFolder
+from segagent.training.training_log import CsvTable, smoothed
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ["data=refshapes", "data.size=128", "data.limit=5", "segmenter=graphcut", "segmenter.max_pixels=1024"]
@@ -43,6 +46,14 @@ MEASURED = [
 TIMED = ("samples_per_second", "tokens_per_second")
 
 pytestmark = pytest.mark.usefixtures("blank_plots")  # but those of `whole`
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_as_before():
+    """The entry sets the threads of the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -305,3 +316,11 @@ def test_the_next_model_names_its_own_base_and_keeps_its_adapter():
     later = rounds_room.with_model(config, start, "round_1")
     assert later.mllm == {"path": "round_1", "base": None, "quantization": "4bit", "merge_adapter": False}
     assert rounds_room.with_model(config, start, "a").mllm == start
+
+
+def test_losses_that_are_told_are_of_the_first_and_the_last_tenth(tmp_path):
+    table = CsvTable(tmp_path / "t.csv", ("step", "loss"))
+    for step in range(20):
+        table.add(step=step + 1, loss=20 - step)
+    assert training_figures(table) == {"steps": 20, "loss_first": 19.5, "loss": 1.5}
+    assert smoothed(np.array([4.0, 2, 0, 6]), 2).tolist() == [4, 3, 1, 3]

@@ -201,7 +201,7 @@ def tiny():
 
 def test_our_own_folder_comes_back_equal(tiny, tmp_path):
     save_simpleclick(tiny, tmp_path / "ours")
-    again = SimpleClick.from_checkpoint(tmp_path / "ours", threshold=0.4).network
+    again = SimpleClick.from_checkpoint(tmp_path / "ours", threshold=0.4, device="cpu").network
     assert again.config == TINY
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in tiny.state_dict().items())
 
@@ -240,7 +240,7 @@ def test_files_that_do_not_fit_name_the_tensor(tiny, tmp_path):
 
 
 def test_states_of_many_sizes_share_one_batch(tiny):
-    segmenter = SimpleClick(network=tiny, max_batch=3)
+    segmenter = SimpleClick(network=tiny, max_batch=3, device="cpu")
     random = np.random.default_rng(0)
     images = [
         random.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 70), (90, 50), (8, 8), (64, 64), (33, 47))
@@ -261,7 +261,7 @@ def test_states_of_many_sizes_share_one_batch(tiny):
 
 
 def test_a_given_mask_is_seen_by_the_next_click(tiny):
-    segmenter = SimpleClick(network=tiny)
+    segmenter = SimpleClick(network=tiny, device="cpu")
     image = np.random.default_rng(1).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     (embedding,) = segmenter.embed([image])
     mask = np.zeros((300, 400), bool)
