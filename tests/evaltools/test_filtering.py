@@ -93,7 +93,7 @@ def test_a_finished_run_is_gone_on_with_to_the_same_and_a_calibration_is_of_plai
     one = composed(
         tmp_path / "g.json", f"calibration_out={tmp_path / 'c'}", "reward=predicted_iou", "reward.statistic=mean"
     )
-    with pytest.raises(ValueError, match="reward.statistic=mean: is of one reply with search.k=1"):
+    with pytest.raises(ValueError, match=r"reward\.statistic=mean: is of one reply with search\.k=1"):
         script.main(one)
 
 
