@@ -127,7 +127,8 @@ def main(config: DictConfig) -> int:
         )
     curve = reliability(predicted, true, config.bins)
     figures = {"n": len(true), "n_unjudged": unjudged, "n_skipped": len(summary.skipped)}
-    figures |= quality(predicted, true, image) | found(predicted, true, config.bad_iou) | curve | summary.statistics
+    figures |= quality(predicted, true, image) | found(predicted, true, config.bad_iou) | curve
+    figures |= summary.statistics if summary.whole else {}
     write_text(out, json.dumps(figures, indent=1) + "\n")
     draw(predicted, true, curve, out.stem, picture)
     print(format_figures(figures))

@@ -282,6 +282,21 @@ def test_visualize_draws_one_sample(photos, tmp_path):
         call("scripts/visualize.py", f"trajectories={out}", "sample=b", f"out={picture}", *images)
     same = [Image.open(tmp_path / f"{name}.png").convert("RGB") for name in ("run", "folder")]
     assert same[0].width > 128 and np.array_equal(*map(np.asarray, same))
+    numbered = tmp_path / "mscoco"
+    file = photos / "images" / "mscoco/images/train2014/COCO_train2014_000000000007.jpg"
+    file.parent.mkdir(parents=True)
+    Image.open(photos / "images" / "b.png").save(file, quality=100)
+    (tmp_path / "n.jsonl").write_text(out.read_text().replace('"image_name":"b.png"', '"image_name":7'))
+    call(
+        "scripts/visualize.py", f"trajectories={tmp_path / 'n.jsonl'}", "sample=b", f"out={numbered}.png",
+        f"images={photos / 'images'}",
+    )  # fmt: skip
+    of_number = np.asarray(Image.open(f"{numbered}.png").convert("RGB")).astype(int)
+    assert np.abs(of_number - np.asarray(same[0])).mean() < 10, "released files name pictures by their number"
+    config = tmp_path / "t.config.yaml"
+    config.write_text(config.read_text().replace("segagent.data.mask_folders.MaskFolders", "os.system"))
+    strange = call("scripts/visualize.py", f"trajectories={out}", "sample=b", f"out={picture}", code=2)
+    assert "data is of os.system, which is not of this repository" in strange.stderr
     wrong = call("scripts/visualize.py", f"trajectories={out}", "sample=z", f"out={picture}", code=2)
     assert "no sample 'z' among 3" in wrong.stderr
 

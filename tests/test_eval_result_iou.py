@@ -221,3 +221,16 @@ def test_the_predictions_are_not_written_over(predictions, capsys):
     before = path.read_bytes()
     assert run(path, "--out", path) == 2
     assert "is a predictions file that is read" in capsys.readouterr().err and path.read_bytes() == before
+
+
+def test_pictures_that_are_named_by_their_number_are_found(predictions, tmp_path):
+    def change(records):
+        records[0]["image_name"] = 7
+        size = records[0]["height"], records[0]["width"], 3
+        file = tmp_path / "mscoco/images/train2014/COCO_train2014_000000000007.jpg"
+        file.parent.mkdir(parents=True)
+        cv2.imwrite(str(file), np.full(size, 10, np.uint8))
+
+    assert run(predictions(change=change), "--visualize") == 0
+    pictures = [cv2.imread(str(path)) for path in sorted((tmp_path / "pred_visualize").iterdir())]
+    assert sum(int(picture.min()) < 20 for picture in pictures) == 1, "one on its photo, the others on grey"

@@ -176,3 +176,12 @@ def test_other_pictures_and_unreadable_texts(script, tmp_path):
     given = script.positional([str(tmp_path / "a=1.json"), str(tmp_path / "b=1.json"), f"out={tmp_path / 'ab.json'}"])
     config = compose_config("compare", given)
     assert script.main(config) == 0 and (tmp_path / "ab.html").is_file() and (tmp_path / "ab.json").is_file()
+
+
+def test_a_picture_that_is_named_by_its_number_is_found(script, tmp_path):
+    file = tmp_path / "mscoco/images/train2014/COCO_train2014_000000000007.jpg"
+    file.parent.mkdir(parents=True)
+    cv2.imwrite(str(file), np.full((H, W, 3), 40, np.uint8))
+    photo = script.photo_of(record(0, 5, image_name=7), [tmp_path])
+    assert photo.shape == (H, W, 3) and abs(int(photo.mean()) - 40) < 3
+    assert (script.photo_of(record(0, 5, image_name=8), [tmp_path]) == 128).all()

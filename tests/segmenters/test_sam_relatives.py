@@ -114,3 +114,15 @@ def test_the_fine_token_alone_gives_other_masks(tiny_sam):
         for segmenter in (both, alone)
     ]
     assert np.abs(logits[0][0] - logits[1][0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("left", [0, 5, 0.5])
+def test_a_folder_whose_weights_are_cut_off_is_refused_by_name(tiny_sam, tmp_path, left):
+    """What an interrupted download leaves: nothing, a few bytes, half."""
+    folder = tmp_path / "sam"
+    tiny_sam("sam2").network.save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: int(left * len(content)) if left < 1 else left])
+    with pytest.raises(ValueError, match=r"sam: cannot be loaded"):
+        Sam2.from_checkpoint(folder, device="cpu")
