@@ -154,9 +154,9 @@ def _flatten(settings: dict, prefix: str = "") -> dict:
 
 
 def beside(out: str | Path, ending: str) -> Path:
-    """`results/NAME.json`, or .jsonl, -> `results/NAME<ending>`; of another name, a point in it is no suffix."""
+    """`results/NAME.json`, or .jsonl, .csv -> `results/NAME<ending>`; of another name, a point in it is no suffix."""
     out = Path(out)
-    return out.with_name((out.stem if out.suffix in (".json", ".jsonl") else out.name) + ending)
+    return out.with_name((out.stem if out.suffix in (".json", ".jsonl", ".csv") else out.name) + ending)
 
 
 def claim_output(

@@ -171,20 +171,19 @@ def rollout(
         places += arrivals.admit(batch_size - len(places))
         if not places:
             break
+        ended: list[_Place] = []
         try:
             moves = search.moves([place.tree for place in places])
         except ValueError:
-            if on_unsound is None:
-                raise
-            refused = _refused(search, places, on_unsound)
+            refused = [] if on_unsound is None else _refused(search, places, on_unsound)
             if not refused:
                 raise
             waiting |= dict.fromkeys(refused)
             places = [place for place in places if place.number not in refused]
-            continue
-        moved = _carry_out(search, moves, environment)
-        ended = [place for place in places if not moved or place.tree.ended]
-        share = (time.perf_counter() - began) / len(places)
+        else:
+            moved = _carry_out(search, moves, environment)
+            ended = [place for place in places if not moved or place.tree.ended]
+        share = (time.perf_counter() - began) / max(1, len(places))
         for place in places:
             place.seconds += share
         for place in ended:

@@ -211,5 +211,7 @@ def test_a_sample_that_the_policy_refuses_is_left_out_and_the_others_go_on(discs
     ]
     wanted = [json.dumps(trajectory_to_json(t)) for t in whole if t.sample_id not in ("s1", "s4")]
     assert [json.dumps(trajectory_to_json(t)) for t in left] == wanted
+    last = made(Picky([0, 0, 0, 5, 0, 0], {("s3", 4)}), batch_size=4, on_unsound=told.append)
+    assert [t.sample_id for t in last] == ["s0", "s1", "s2", "s4", "s5"], "those that waited for it too"
     with pytest.raises(ValueError, match="s1: too long"):
         made(Picky(lengths, {("s1", 0)}), batch_size=3)
