@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from segagent.data.mixture import Mixture
 from segagent.data.trajectories import read_trajectories
 from segagent.engines.work import run_config
-from segagent.entry import beside, claim_output, run_entry, write_text
+from segagent.entry import beside, claim_output, drop_aside, run_entry, write_text
 from segagent.metrics.noc import LEVELS, clicks_needed, iou_curves, mean_interval
 from segagent.run import who
 from segagent.types import Trajectory
@@ -123,7 +123,7 @@ def main(config: DictConfig) -> int:
     claim_output(out, config, lines, grows=True)
     rules = {"max_clicks": config.max_clicks, "tau_stop": max(LEVELS) / 100}
     dataset, summary = run_config(config, rules, lines, "complexity")
-    name = None if isinstance(dataset, Mixture) else out.stem
+    name = None if isinstance(dataset, Mixture) else beside(out, "").name
     curves = curves_by_dataset(read_trajectories(lines), config.max_clicks, name)
     if not curves:
         raise ValueError(f"{lines}: no sample could be clicked through ({len(summary.skipped)} skipped)")
@@ -133,6 +133,7 @@ def main(config: DictConfig) -> int:
     draw(results, config.max_clicks, who(config), picture)
     print(format_table(results))
     print(f"\nfigures {out}\nplot    {picture}")
+    drop_aside(out)
     return 1 if summary.skipped else 0
 
 

@@ -25,7 +25,7 @@ from segagent.configuration import build
 from segagent.data.predictions import prediction_record
 from segagent.data.trajectories import read_trajectories
 from segagent.engines.work import run_config
-from segagent.entry import beside, claim_output, run_entry, write_text
+from segagent.entry import beside, claim_output, drop_aside, run_entry, write_text
 from segagent.metrics import score
 from segagent.metrics.statistics import correlation, hits, ranks
 from segagent.policies.calibration import FILE_NAME, Calibration, reliability
@@ -130,7 +130,7 @@ def main(config: DictConfig) -> int:
     figures |= quality(predicted, true, image) | found(predicted, true, config.bad_iou) | curve
     figures |= summary.statistics if summary.whole else {}
     write_text(out, json.dumps(figures, indent=1) + "\n")
-    draw(predicted, true, curve, out.stem, picture)
+    draw(predicted, true, curve, beside(out, "").name, picture)
     print(format_figures(figures))
     print(f"\nfigures {out}\nplot    {picture}")
     if config.calibration_out is not None:
@@ -138,6 +138,7 @@ def main(config: DictConfig) -> int:
         target = target / FILE_NAME if target.is_dir() else target
         Calibration.fit(predicted, true, fitted_number(config.reward)).save(target)
         print(f"calibration {target}")
+    drop_aside(out)
     return 1 if summary.skipped else 0
 
 

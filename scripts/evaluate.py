@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segagent.engines.work import run_config
-from segagent.entry import beside, claim_output, run_entry
+from segagent.entry import beside, claim_output, drop_aside, run_entry
 from segagent.metrics.table import format_metrics
 from segagent.results import check_protocol, publish, write_metrics
 from segagent.run import parse_shard, who
@@ -37,13 +37,14 @@ def main(config: DictConfig) -> int:
         statistics=summary.statistics if summary.whole else None,
         may_be_empty=parse_shard(config.shard)[1] > 1,
     )
-    title = f"{out.stem}: {who(config)}"
+    title = f"{beside(out, '').name}: {who(config)}"
     report = config.report and metrics["n"] > 0
     publish(out, lines, dataset, metrics, title=title, report=report, seed=config.seed)
     print(format_metrics(metrics) if metrics["n"] else f"no sample is of shard {config.shard}, or none could be loaded")
     print(f"\npredictions {out}\nmetrics     {beside(out, '.metrics.json')}")
     if report:
         print(f"report      {beside(out, '.html')}")
+    drop_aside(out)
     return 1 if summary.skipped else 0
 
 

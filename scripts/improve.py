@@ -23,7 +23,6 @@ from segagent.improvement.rounds import Improvement
 from segagent.run import parse_shard
 from segagent.training.sft_data import trajectory_files
 from segagent.training.sft_processes import start_processes
-from segagent.training.sft_settings import PACE_KEYS as TRAINING_PACE_KEYS
 
 
 def main(config: DictConfig) -> int:
@@ -32,7 +31,7 @@ def main(config: DictConfig) -> int:
         torch.set_num_threads(config.threads)
     accelerator = start_processes(config.device, build(config.train))
     start = [] if config.data.trajectories is None else trajectory_files(config)
-    refuse_own_start(config, [*start, *([] if config.mllm is None else [config.mllm.path])])
+    refuse_own_start(config, [*start, *([] if config.mllm is None else [config.mllm.path])], out.glob("round_*"))
     improvement = Improvement(config, accelerator)
     if parse_shard(config.shard)[1] > 1:
         if accelerator.num_processes > 1:
@@ -41,7 +40,7 @@ def main(config: DictConfig) -> int:
         return 0
     improvement.check()
     if accelerator.is_main_process:
-        claim_output(out / "improve.json", config, out / "round_1", but=(*RUN_KEYS, *PACE_KEYS, *TRAINING_PACE_KEYS))
+        claim_output(out / "improve.json", config, out / "round_1", but=(*RUN_KEYS, *PACE_KEYS))
         if config.overwrite:
             clear_rounds(out)
         (out / "round_1").mkdir(exist_ok=True)  # from now on the run is there

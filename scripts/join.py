@@ -87,9 +87,9 @@ def main(config: DictConfig) -> int:
         seed=whole.seed,
         seconds=None if None in seconds else sum(seconds),
         n_skipped=skipped,
-        statistics=summed_counts(done),
+        statistics=None if None in seconds else summed_counts(done),
     )
-    title = f"{out.stem}: {who(whole)}"
+    title = f"{beside(out, '').name}: {who(whole)}"
     publish(out, lines, dataset, metrics, title=title, report=whole.report, seed=whole.seed)
     print(format_metrics(metrics))
     print(f"\npredictions {out}\nmetrics     {beside(out, '.metrics.json')}")

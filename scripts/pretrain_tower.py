@@ -53,7 +53,7 @@ def main(config: DictConfig) -> int:
     out = Path(config.out)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    refuse_own_start(config, [] if config.mllm is None else [config.mllm.path])
+    refuse_own_start(config, [] if config.mllm is None else [config.mllm.path], [out / "best", out / "checkpoints"])
     trainer = make_trainer(config)
     claim_output(out / "train.csv", config, out / "train.csv")
     trainer.run(resume=config.resume)

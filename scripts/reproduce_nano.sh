@@ -26,7 +26,7 @@ case "${2:-all}" in
     ;;
   *) fail "$2: say all or policy" ;;
 esac
-"$PYTHON" scripts/pretrain_tower.py threads=1 "train.steps=$(some 8000)" "train.warmup=$(some 200)" \
+"$PYTHON" scripts/pretrain_tower.py threads=1 "train.steps=$(some 14500)" "train.warmup=$(some 200)" \
   "out=$out/tower" resume=true  # the other core draws the pictures
 # The annotator's work from nothing, and from masks of every quality: those of random points in the targets' boxes.
 states=(data=refshapes_mix data.datasets.short.split=train "data.limit=$(some 4300)" "${segmenter[@]}" batch_size=16
@@ -46,8 +46,8 @@ examples=(train=nano data=refshapes_mix generated.questions=4 tasks.iou=0 tasks.
 "$PYTHON" scripts/improve.py "mllm=$out/masks/best" method=dagger collect_only=true data=refshapes_mix \
   "data.trajectories=$out/empty.jsonl" "limit=$(some 1500)" "${segmenter[@]}" batch_size=16 seed=3 resume=true "out=$out/visited"
 # All of the model, the tower too, on all of it.
-"$PYTHON" scripts/train.py "mllm=$out/masks/best" "train.steps=$(some 15200)" train.optimizer=muon train.frozen=[] \
-  train.vision_lr=0.5 train.auxiliary=0.6 train.gaze=1 train.needs=0.7 generated.share=0.75 generated.empty=0.6 seed=7 \
+"$PYTHON" scripts/train.py "mllm=$out/masks/best" "train.steps=$(some 19300)" train.optimizer=muon train.frozen=[] \
+  train.vision_lr=0.5 train.auxiliary=0.6 train.gaze=1 train.needs=0.7 generated.share=0.8 generated.empty=0.6 seed=7 \
   "data.trajectories=[$out/empty.jsonl,$out/points.jsonl,$out/visited/round_1/selected.jsonl]" "${examples[@]}" \
   "out=$out/policy"
 echo "reproduce_nano: mllm=$out/policy/best ${segmenter[*]}"

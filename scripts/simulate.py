@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from segagent.data.segagent_json import write_official
 from segagent.data.trajectories import read_trajectories
 from segagent.engines.work import run_config
-from segagent.entry import beside, claim_output, run_entry
+from segagent.entry import beside, claim_output, drop_aside, run_entry
 from segagent.metrics.table import format_metrics
 from segagent.results import write_metrics
 from segagent.run import parse_shard
@@ -45,6 +45,7 @@ def main(config: DictConfig) -> int:
         write_official(config.official_out, read_trajectories(out))
     print(format_metrics(metrics) if metrics["n"] else f"no sample is of shard {config.shard}, or none could be loaded")
     print(f"\ntrajectories {out}")
+    drop_aside(out)
     return 1 if summary.skipped else 0
 
 

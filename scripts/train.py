@@ -24,7 +24,7 @@ def main(config: DictConfig) -> int:
     out = Path(config.out)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    refuse_own_start(config, [config.mllm.path] if config.mllm is not None else [])
+    refuse_own_start(config, [] if config.mllm is None else [config.mllm.path], [out / "best", out / "checkpoints"])
     tracker = Tracker(folder=out, settings=OmegaConf.to_container(config), **config.wandb)
     trainer = make_trainer(config, tracker)
     is_main = trainer.accelerator.is_main_process

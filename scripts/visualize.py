@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from segagent.configuration import build
+from segagent.configuration import build, load_named, names
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.segagent_json import image_path_of
 from segagent.data.trajectories import read_trajectories
@@ -50,9 +50,10 @@ def loader(lines: Path, images: str | None) -> LoadImage:
     if not config_file.is_file():
         raise ValueError(f"{config_file}: not there, so the data of this run is unknown; say images=DIR")
     data = OmegaConf.to_container(OmegaConf.load(config_file).data)
-    foreign = [target for target in _targets(data) if not str(target).startswith("segagent.data.")]
+    ours = {target for name in names("data") for target in _targets(OmegaConf.to_container(load_named("data", name)))}
+    foreign = [target for target in _targets(data) if target not in ours]
     if foreign:  # a file that came with the trajectories: it may not say what is run here
-        raise ValueError(f"{config_file}: data is of {foreign[0]}, which is not of this repository; say images=DIR")
+        raise ValueError(f"{config_file}: data is of {foreign[0]}, which is none of configs/data; say images=DIR")
     return image_loader(build(OmegaConf.create(data)))
 
 

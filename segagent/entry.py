@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -101,8 +102,10 @@ def run_entry(main: Callable[[DictConfig], int], entry: str, about: str, actions
             raise ValueError(f"{', '.join(missing)}: not given; say {missing[0]}=... (--help lists all settings)")
     except (HydraException, OmegaConfBaseException) as error:
         _fail(f"{_explain(error)} (--help lists all settings)")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _fail(str(error))
+    except Exception:
+        _end_with_defect()
     try:
         sys.exit(main(config))
     except HydraException as error:  # a config that a constructor does not take
@@ -112,12 +115,17 @@ def run_entry(main: Callable[[DictConfig], int], entry: str, about: str, actions
     except KeyboardInterrupt:
         print("\ninterrupted; what was written is whole: go on with resume=true", file=sys.stderr)
         sys.exit(130)
-    except Exception:  # a defect: no other exit code may stand for it
-        traceback.print_exc()
-        sys.exit(3)
+    except Exception:
+        _end_with_defect()
 
 
-def _fail(reason: str) -> None:
+def _end_with_defect() -> NoReturn:
+    """No other exit code may stand for it."""
+    traceback.print_exc()
+    sys.exit(3)
+
+
+def _fail(reason: str) -> NoReturn:
     print(f"error: {reason}", file=sys.stderr)
     sys.exit(2)
 
@@ -172,7 +180,7 @@ def claim_output(
     config_file = beside(out, ".config.yaml")
     if config.resume and config.overwrite:
         raise ValueError("resume=true and overwrite=true exclude each other")
-    if config_file.exists():
+    if config_file.exists() and beside(config.out, ".config.yaml") == config_file:  # out is a file, not a folder
         other = OmegaConf.load(config_file).get("out")
         if other is not None and Path(other).suffix != Path(str(config.out)).suffix:
             raise ValueError(f"{config_file}: is of the run with out={other}; choose another name for this one's out=")
@@ -194,20 +202,38 @@ def claim_output(
             if data_file.is_file():
                 set_aside(data_file)
             # What was made of it would else stand beside the new settings until the run ends, or is killed.
-            for made in {Path(out), beside(out, ".metrics.json"), beside(out, ".html")} - {data_file}:
-                made.unlink(missing_ok=True)
+            for made in _results(out):
+                if made.is_file():
+                    os.replace(made, _old(made))
         write_text(config_file, f"# git {git_hash()}\n{OmegaConf.to_yaml(config)}")
+    except BlockingIOError:  # somebody else writes to it
+        raise
     except OSError as error:
         raise OSError(
             error.errno, f"{error.strerror}: cannot write to {config_file.parent}; choose another out="
         ) from None
 
 
-def refuse_own_start(config: DictConfig, paths: Iterable[str | None]) -> None:
-    """Raises `ValueError` where `overwrite` would delete what the run begins from. paths: of models and files."""
-    out = Path(config.out).resolve()
+def _results(out: str | Path) -> set[Path]:
+    return {Path(out), *(beside(out, ending) for ending in (".metrics.json", ".html", ".png"))}
+
+
+def _old(made: Path) -> Path:
+    return made.with_name(made.name + ".old")
+
+
+def drop_aside(out: str | Path) -> None:
+    """At the end of a run: removes the results that `claim_output` set aside, which there are new ones for now."""
+    for made in _results(out):
+        _old(made).unlink(missing_ok=True)
+
+
+def refuse_own_start(config: DictConfig, paths: Iterable[str | None], deleted: Iterable[Path]) -> None:
+    """Raises `ValueError` where `overwrite` would delete what the run begins from. paths: of models and files. deleted:
+    the folders that go."""
+    folders = [folder.resolve() for folder in deleted]
     for path in paths:
-        if config.overwrite and path and Path(path).resolve().is_relative_to(out):
+        if config.overwrite and path and any(Path(path).resolve().is_relative_to(folder) for folder in folders):
             raise ValueError(f"overwrite=true would delete {path}, which this run begins from; choose another out=")
 
 

@@ -18,7 +18,7 @@ from segagent.environment import Environment, Init, to_trajectory
 from segagent.policies.base import Policy
 from segagent.policies.search import Line, TreeSearch
 from segagent.policies.tree import Move, Tree
-from segagent.types import InitKind, Sample, State, Trajectory
+from segagent.types import InitKind, RefusedError, Sample, State, Trajectory
 
 
 def finish(states: Sequence[State], policy: Policy | TreeSearch, environment: Environment) -> list[State]:
@@ -51,8 +51,9 @@ def _refused(search: Line | TreeSearch, places: Sequence[_Place], on_unsound: Ca
     for place in places:
         try:
             search.probe(place.tree)
-        except ValueError as error:
-            on_unsound(str(error))
+        except RefusedError as error:
+            state = place.tree.node.state if isinstance(search, Line) else place.tree.root.state
+            on_unsound(f"sample {state.sample.sample_id!r}: {error}")
             numbers.append(place.number)
     return numbers
 
@@ -155,9 +156,10 @@ def rollout(
     `batch_size` is embedded once. A trajectory that is ready before an earlier one waits without image or embedding;
     while one sample takes N turns, at most N * (batch_size - 1) do. When a sample cannot be loaded or begun, what is
     under way is finished and yielded, then its error is raised; on_unsound: is told why a sample cannot be begun
-    (`ValueError`: no box, no target, ...) or is refused by the policy (a text that is too long for the model), and the
-    others go on. record_seconds: give each trajectory its share of the wall time in seconds (of each turn, the same for
-    all that took part; they add up to the whole); off by default, so that equal runs are equal byte for byte.
+    (`ValueError`: no box, no target, ...) or is refused by the policy (`RefusedError`: a text that is too long for the
+    model), and the others go on. record_seconds: give each trajectory its share of the wall time in seconds (of each
+    turn, the same for all that took part; they add up to the whole, but for what refused samples took); off by default,
+    so that equal runs are equal byte for byte.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1")
@@ -174,7 +176,7 @@ def rollout(
         ended: list[_Place] = []
         try:
             moves = search.moves([place.tree for place in places])
-        except ValueError:
+        except RefusedError:
             refused = [] if on_unsound is None else _refused(search, places, on_unsound)
             if not refused:
                 raise

@@ -46,7 +46,7 @@ def shard_indices(total: int, shard: str) -> range:
 class RunSummary:
     """What a run did.
 
-    skipped: why samples could not be loaded or begun (with `on_error=skip`). seconds: wall time.
+    skipped: why samples could not be loaded or begun, or were refused (with `on_error=skip`). seconds: wall time.
     statistics: what segmenter (`ClickSegmenter`) and search (`TreeSearch`) counted, if they count.
     """
 
@@ -126,8 +126,8 @@ def run(
 ) -> RunSummary:
     """Rolls out `dataset` (or one shard of it) into the JSONL file `out`.
 
-    on_error: `stop` at a sample that cannot be loaded or begun (what was done stays in the file), or `skip` it and
-    report it.
+    on_error: `stop` at a sample that cannot be loaded or begun, or that the policy refuses (what was done stays in the
+    file), or `skip` it and report it.
     Raises `ValueError` for unsound input and `OSError` when `out` cannot be written.
     """
     check_settings(shard, on_error)

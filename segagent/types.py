@@ -21,6 +21,10 @@ from typing import Any
 import numpy as np
 
 
+class RefusedError(ValueError):
+    """A model takes no state of a sample: its text is too long, say. Others may go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Click:
     """One click of the annotator.
@@ -212,7 +216,8 @@ class Trajectory:
     def returned(self) -> int:
         """Number of the mask that is the answer, counted from the start's 0: the one that a search chose (it leaves it
         in `extras`), else the last."""
-        return self.extras.get("returned", len(self.steps))
+        said = self.extras.get("returned")
+        return said if isinstance(said, int) and 0 <= said <= len(self.steps) else len(self.steps)
 
     @property
     def returned_iou(self) -> float | None:

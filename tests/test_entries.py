@@ -294,9 +294,11 @@ def test_visualize_draws_one_sample(photos, tmp_path):
     of_number = np.asarray(Image.open(f"{numbered}.png").convert("RGB")).astype(int)
     assert np.abs(of_number - np.asarray(same[0])).mean() < 10, "released files name pictures by their number"
     config = tmp_path / "t.config.yaml"
-    config.write_text(config.read_text().replace("segagent.data.mask_folders.MaskFolders", "os.system"))
-    strange = call("scripts/visualize.py", f"trajectories={out}", "sample=b", f"out={picture}", code=2)
-    assert "data is of os.system, which is not of this repository" in strange.stderr
+    said = config.read_text()
+    for target in ("os.system", "segagent.data.trajectories.TrajectoryWriter"):
+        config.write_text(said.replace("segagent.data.mask_folders.MaskFolders", target))
+        strange = call("scripts/visualize.py", f"trajectories={out}", "sample=b", f"out={picture}", code=2)
+        assert f"data is of {target}, which is none of configs/data" in strange.stderr
     wrong = call("scripts/visualize.py", f"trajectories={out}", "sample=z", f"out={picture}", code=2)
     assert "no sample 'z' among 3" in wrong.stderr
 
@@ -356,6 +358,14 @@ def test_files_of_one_run_are_not_another_runs(tmp_path):
     call("scripts/evaluate.py", *size, "policy=oracle", "rollout.max_clicks=1", f"out={tmp_path / 'e.json'}")
     config = OmegaConf.load(tmp_path / "e.config.yaml")
     config.overwrite = True
+    made = {path.name for path in tmp_path.glob("e.*")} - {"e.config.yaml"}
     claim_output(tmp_path / "e.json", config, tmp_path / "e.trajectories.jsonl", grows=True)
     left = {path.name for path in tmp_path.glob("e.*")}
-    assert left == {"e.config.yaml", "e.trajectories.jsonl.old"}, "no figures under settings that did not make them"
+    assert left == {"e.config.yaml", *(f"{name}.old" for name in made)}, "no figures under settings of others"
+    call("scripts/evaluate.py", *size, "policy=oracle", "rollout.max_clicks=1", f"out={tmp_path / 'e.json'}")
+    assert {path.name for path in tmp_path.glob("e.*")} == {"e.config.yaml", *made}
+    moved = OmegaConf.create({"out": str(tmp_path / "sft"), "resume": True, "overwrite": False})
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "train.csv").touch()
+    OmegaConf.save({**moved, "out": "runs/sft_v1.2"}, tmp_path / "sft" / "train.config.yaml")
+    claim_output(tmp_path / "sft" / "train.csv", moved, tmp_path / "sft" / "train.csv")  # a renamed folder

@@ -7,11 +7,12 @@ import pytest
 
 from segagent.data.trajectories import trajectory_to_json
 from segagent.environment import Environment
-from segagent.policies.reward_model import TrueIou
+from segagent.policies.mcts import Mcts
+from segagent.policies.reward_model import PredictedIou, TrueIou
 from segagent.policies.search import Beam
 from segagent.policies.simulated import Center, NoisyOracle, Oracle
 from segagent.rollout import rollout
-from segagent.types import Action, Click, EndReason
+from segagent.types import Action, Click, EndReason, RefusedError
 
 
 def rolled(dataset, discs, policy=None, **settings):
@@ -186,12 +187,31 @@ class Picky(Lengths):
     def propose(self, states, k=1):
         for state in states:
             if (state.sample.sample_id, len(state.steps)) in self.refused:
-                raise ValueError(f"sample {state.sample.sample_id}: too long")
+                raise RefusedError("too long")
         return super().propose(states, k)
 
 
+class Announcing:
+    """What another policy does, with an IoU in each reply: a reward that is read off the replies."""
+
+    def __init__(self, policy):
+        self.policy = policy
+
+    def propose(self, states, k=1):
+        said = [0.1 * len(state.steps) for state in states]
+        rows = self.policy.propose(states, k)
+        return [[replace(action, predicted_iou=iou) for action in row] for row, iou in zip(rows, said, strict=True)]
+
+
 @pytest.mark.parametrize(
-    "wrapped", [lambda policy: policy, lambda policy: Beam(proposer=policy, reward=TrueIou(), k=1)]
+    "wrapped",
+    [
+        lambda policy: policy,
+        lambda policy: Beam(proposer=policy, reward=TrueIou(), k=1),
+        lambda policy: Beam(proposer=Announcing(policy), reward=PredictedIou(), k=1),
+        lambda policy: Mcts(proposer=Announcing(policy), reward=PredictedIou(), k=1, budget=6),
+    ],
+    ids=["alone", "beam", "beam that reads replies", "mcts that reads replies"],
 )
 def test_a_sample_that_the_policy_refuses_is_left_out_and_the_others_go_on(discs, dataset_of, wrapped):
     lengths, environment = [2, 3, 1, 2, 4, 1], Environment(segmenter=discs, max_clicks=9)
@@ -206,12 +226,12 @@ def test_a_sample_that_the_policy_refuses_is_left_out_and_the_others_go_on(discs
     whole, told = made(Lengths(lengths), batch_size=3), []
     left = made(Picky(lengths, {("s1", 0), ("s4", 2)}), batch_size=3, on_unsound=told.append)
     assert [t.sample_id for t in left] == ["s0", "s2", "s3", "s5"] and told == [
-        "sample s1: too long",
-        "sample s4: too long",
+        "sample 's1': too long",
+        "sample 's4': too long",
     ]
     wanted = [json.dumps(trajectory_to_json(t)) for t in whole if t.sample_id not in ("s1", "s4")]
     assert [json.dumps(trajectory_to_json(t)) for t in left] == wanted
     last = made(Picky([0, 0, 0, 5, 0, 0], {("s3", 4)}), batch_size=4, on_unsound=told.append)
     assert [t.sample_id for t in last] == ["s0", "s1", "s2", "s4", "s5"], "those that waited for it too"
-    with pytest.raises(ValueError, match="s1: too long"):
+    with pytest.raises(RefusedError, match="too long"):
         made(Picky(lengths, {("s1", 0)}), batch_size=3)

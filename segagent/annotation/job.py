@@ -30,7 +30,7 @@ from segagent.annotation.suspicion import Suspicion, find_suspicious
 from segagent.data.base import Dataset
 from segagent.data.trajectories import read_trajectories
 from segagent.engines.work import roll_out
-from segagent.entry import claim_output, write_text
+from segagent.entry import claim_output, drop_aside, write_text
 from segagent.metrics.statistics import hits
 from segagent.policies.calibration import Calibration
 from segagent.results import image_loader
@@ -71,13 +71,16 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
         if config.png:
             write_masks(out / "masks", trajectories)
     write_json(out / "annotations.json", content)
+    drop_aside(out / "annotations.json")
     write_text(out / "summary.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     return figures, done
 
 
 def _check_folder(out: Path, config: DictConfig) -> None:
     """Raises `ValueError` for a folder that is not one of ours: its masks/ might be somebody's work."""
-    if out.is_dir() and any(out.iterdir()) and not (out / "annotations.config.yaml").exists():
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    joined = config.resume and names == ["trajectories.jsonl"]  # of shards
+    if names and "annotations.config.yaml" not in names and not joined:
         raise ValueError(f"{out}: holds other files; choose a new folder, or an empty one (out)")
     for name in ("masks", "truth"):
         if config[name] and Path(config[name]).resolve() == (out / "masks").resolve():

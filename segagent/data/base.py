@@ -11,11 +11,15 @@ Entry = TypeVar("Entry")
 
 
 def first(entries: Sequence[Entry], limit: int | None) -> Sequence[Entry]:
-    """The first `limit` of them; all where it is None. Raises `ValueError` for another number (-1 means all elsewhere,
-    and all but the last in a slice)."""
+    """The first `limit` of them; all where it is None."""
+    check_limit(limit)
+    return entries[:limit]
+
+
+def check_limit(limit: int | None) -> None:
+    """Raises `ValueError` for what is no number of samples (-1: all elsewhere, and all but the last in a slice)."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit={limit!r}: give a whole number of samples, 1 or more, or null for all")
-    return entries[:limit]
 
 
 class Dataset(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from segagent.data.base import Dataset
+from segagent.data.base import Dataset, check_limit
 from segagent.data.refshapes.scene import Scene
 from segagent.types import Sample
 
@@ -26,8 +26,7 @@ class Mixture:
         for name in datasets:
             if "/" in name:
                 raise ValueError(f"dataset name {name!r}: a slash would make sample ids ambiguous; leave it out")
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit is {limit!r}: give a whole number, 1 or more, or null for all")
+        check_limit(limit)
         self._names, self._datasets = tuple(datasets), tuple(datasets.values())
         lengths = [len(dataset) for dataset in self._datasets]
         # Between two of these rounds the same sources take part: (rounds before, samples before, who).

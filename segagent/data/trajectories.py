@@ -170,7 +170,10 @@ def set_aside(path: Path) -> None:
     """
     with open(path, "ab") as file:
         _lock(file, path)
-        os.replace(path, _aside(path))
+        if fcntl is not None:
+            os.replace(path, _aside(path))
+            return
+    os.replace(path, _aside(path))  # Windows renames no open file
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
@@ -180,7 +183,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise OSError(
+        raise BlockingIOError(
             error.errno, f"{path}: another run is writing to it; wait until it ends, or choose another out="
         ) from None
     except OSError:
@@ -209,6 +212,7 @@ class TrajectoryWriter:
             else:
                 self._file.truncate(0)
                 _aside(self.path).unlink(missing_ok=True)
+            self._file.seek(0, os.SEEK_END)
         except BaseException:
             self._file.close()
             raise

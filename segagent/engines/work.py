@@ -61,9 +61,9 @@ class RolloutEngine(Protocol):
 
         Without `resume` the file is begun anew.
         The trajectories stand in the order of the samples, and at every moment `out` is a prefix of the finished file.
-        A sample that cannot be loaded or begun stops it (`ValueError`) once those before it are written, or is left out
-        and reported with `work.on_error=skip`. Raises `ValueError` for unsound input, `OSError` when `out` cannot be
-        written.
+        A sample that cannot be loaded or begun, or is refused by the policy, stops it (`ValueError`) once those before
+        it are written, or is left out and reported with `work.on_error=skip`. Raises `ValueError` for unsound input,
+        `OSError` when `out` cannot be written.
         """
 
 

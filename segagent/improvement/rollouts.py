@@ -17,8 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from segagent.engines.work import RolloutEngine, RolloutWork
 from segagent.entry import RUN_KEYS, beside, differing_settings
 from segagent.run import parse_shard
+from segagent.training.sft_settings import PACE_KEYS as TRAINING_PACE_KEYS
 
-PACE_KEYS = ("rounds", "collect_only")  # settings of how far a run goes: one that goes on may change them
+# Settings of how far a run goes, and how its trainings are done: one that goes on may change them.
+PACE_KEYS = ("rounds", "collect_only", *TRAINING_PACE_KEYS)
 
 
 def part_of(out: Path, shard: str) -> Path:

@@ -60,7 +60,7 @@ class Improvement:
         self.config, self.accelerator, self.out = config, accelerator, Path(config.out)
         self.method, self.engine = build(config.method), build(config.engine)
         if accelerator.num_processes > 1 and not isinstance(self.engine, InProcess):
-            # While one of them drives the engine, the others would wait for it longer than their barrier lasts.
+            # While one of them drives the engine, the others would stand idle with their devices.
             raise ValueError(
                 "engine: accelerate's processes share rollouts by engine=in_process only; let one process roll out "
                 "first (shard=0/2, then shard=1/2, with this engine), then launch with engine=in_process resume=true"

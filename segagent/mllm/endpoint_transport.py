@@ -20,9 +20,11 @@ from typing import Any, TypeVar
 import httpx
 
 from segagent.mllm.endpoint_gate import Gate
+from segagent.types import RefusedError
 
 Answer = TypeVar("Answer")
 _MAY_PASS = frozenset({408, 409, 425, 429})  # beside every 5xx
+_OF_A_REQUEST = frozenset({400, 413, 422})  # what is refused is this one, not the server's user
 _OVERLOAD = frozenset({429, 503})
 _AT_ONCE = 20.0  # seconds within which a server shows that it is there
 _SHOWN = 300  # characters of a server's words in an error
@@ -210,4 +212,5 @@ class Transport:
             remedy = f"; the key is read from the environment variable {variable}, {'set' if self._key else 'not set'}"
         elif 300 <= status < 400:
             remedy = f"; it points to {response.headers.get('Location', 'elsewhere')}: set mllm.url to that"
-        return ValueError(f"{response.url}: refused with status {status}: {self._words(text)}{remedy}")
+        kind = RefusedError if status in _OF_A_REQUEST else ValueError
+        return kind(f"{response.url}: refused with status {status}: {self._words(text)}{remedy}")

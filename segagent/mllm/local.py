@@ -21,6 +21,7 @@ from segagent.mllm.choices import ChoiceTree
 from segagent.mllm.generation import read_more, read_prompts, sample, weigh
 from segagent.mllm.network import VisionLanguageNetwork
 from segagent.mllm.sampling import Sampled
+from segagent.types import RefusedError
 
 IGNORED = -100  # label of tokens that are not learnt
 
@@ -137,7 +138,7 @@ class LocalMLLM(ABC):
         for observation, row in zip(observations, rows, strict=True):
             if len(row) > self.max_length:
                 begin = observation.prompt[:60]
-                raise ValueError(
+                raise RefusedError(
                     f"prompt {begin!r}...: {len(row)} tokens, {type(self).__name__} reads at most {self.max_length}; "
                     "shorten the description, or use a dialogue with a shorter prompt"
                 )

@@ -24,6 +24,7 @@ from segagent.mllm.sampling import Sampled
 from segagent.mllm.vlm_checkpoint import copy_preprocessing, find_checkpoint, load_config, load_network
 from segagent.mllm.vlm_decoding import decode
 from segagent.mllm.vlm_processor import ImageBounds, load_processor, seen_size
+from segagent.types import RefusedError
 
 _CONTEXT = 16  # tokens of the prompt that are decoded with a reply, so that spaces at the seam come out right
 _PROBE = "0probe0"
@@ -162,13 +163,13 @@ class TransformersVLM:
     def _prompt(self, observation: Observation) -> str:
         text = self._render(_messages(observation.system, observation.prompt), add_generation_prompt=True)
         if text.count(self.processor.image_token) != 1:
-            raise ValueError(
+            raise RefusedError(
                 f"the prompt {observation.prompt[:80]!r} holds {self.processor.image_token!r}, which stands for a "
                 "picture in this model; change the description"
             )
         ends = self.processor.tokenizer.convert_ids_to_tokens(sorted(self._end_ids))
         if found := [end for end in ends if end and end in observation.system + observation.prompt]:
-            raise ValueError(
+            raise RefusedError(
                 f"the prompt {observation.prompt[:80]!r} holds {found[0]!r}, which ends a turn; change the description"
             )
         return text
@@ -220,7 +221,7 @@ class TransformersVLM:
         row = int(lengths.argmax())
         if int(lengths[row]) + reserved > self.max_length:
             asked = f" and {reserved} for the reply" if reserved else ""
-            raise ValueError(
+            raise RefusedError(
                 f"row {row}: {int(lengths[row])} tokens{asked}, the model reads {self.max_length}; make the picture "
                 "smaller (max_pixels, longest_side, max_tiles) or the description shorter"
             )

@@ -93,4 +93,4 @@ def histogram(final: np.ndarray) -> str:
     axes.set_xlabel("IoU of the mask that is returned")
     axes.set_ylabel("samples")
     plain(axes)
-    return svg(figure, "final-iou", "Histogram of the final IoU")
+    return svg(figure, "final-iou", "Histogram of the IoU of the masks that are returned")

@@ -37,12 +37,11 @@ class Setup:
         self.common.append(f"on_error={config.on_error}")
 
     def weights(self) -> dict[str, str]:
-        """Part -> digest of its weights: name, size, first and last MiB of each file, which any training changes."""
-        return {
-            part: _digest(checkpoint_path(self.config[part].path))
-            for part in ("mllm", "segmenter")
-            if self.config[part] is not None and self.config[part].get("path") is not None
-        }
+        """Part -> digest of its weights: name, size, first and last MiB of each file. Those on a server or a hub are
+        not among them."""
+        parts = [part for part in ("mllm", "segmenter") if self.config[part] is not None]
+        places = {part: _place(self.config[part].get("path")) for part in parts}
+        return {part: _digest(place) for part, place in places.items() if place is not None}
 
     @property
     def mllm(self) -> list[str]:
@@ -97,6 +96,13 @@ class Setup:
 
     def gain(self, base: Arm, arm: Arm) -> Interval:
         return gain(base, arm, self.config.resamples, self.config.seed)
+
+
+def _place(path: str | None) -> Path | None:
+    try:
+        return None if path is None else checkpoint_path(path)
+    except ValueError:
+        return None
 
 
 def _digest(path: Path) -> str:

@@ -186,7 +186,7 @@ def test_a_file_that_is_written_to_is_nobody_elses(tmp_path, one):
             lambda: TrajectoryWriter(path),
             lambda: set_aside(path),
         ):
-            with pytest.raises(OSError, match="another run is writing to it"):
+            with pytest.raises(BlockingIOError, match="another run is writing to it"):
                 begin()
         assert len(list(read_trajectories(path))) == 1, "nothing was taken from it"
     with TrajectoryWriter(path, resume=True) as writer:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,8 +305,10 @@ def test_each_model_is_measured_with_its_own_weights(improve, parts, tmp_path, m
 
 
 def test_what_a_run_begins_from_is_not_overwritten_and_its_dialogue_is_the_models(improve, parts, tmp_path):
-    with pytest.raises(ValueError, match=r"overwrite=true would delete .*nano, which this run begins from"):
-        improve("policy=oracle", f"out={parts}", "overwrite=true")
+    shutil.copytree(parts / "nano", tmp_path / "run" / "round_1" / "train" / "best")
+    own = f"mllm={tmp_path / 'run' / 'round_1' / 'train' / 'best'}"
+    with pytest.raises(ValueError, match=r"overwrite=true would delete .*best, which this run begins from"):
+        improve("policy=oracle", own, f"out={tmp_path / 'run'}", "overwrite=true")
     with pytest.raises(ValueError, match=r"policy.dialogue=paper: the trainings learn the model's own"):
         improve(*AGENT, "policy.dialogue=paper", f"out={tmp_path}")
 
