@@ -208,3 +208,22 @@ def test_holes_stay_in_polygon_files():
     mask[4, 4] = False
     assert segmentation_of(encode_rle(mask), True) == encode_rle(mask)
     assert segmentation_of(encode_rle(mask & False), True) == encode_rle(mask & False)
+
+
+def test_parts_joined_by_cat_become_the_whole(world, tmp_path):
+    """As docs/annotation.md says: a new folder with their lines, and resume=true."""
+    given = (f"images={world / 'images'}", f"truth={world / 'masks'}", "text=cup")
+    do(tmp_path / "whole", *given)
+    (tmp_path / "joined").mkdir()
+    with (tmp_path / "joined" / "trajectories.jsonl").open("wb") as joined:
+        for index in range(2):
+            do(tmp_path / f"part{index}", *given, f"shard={index}/2")
+            joined.write((tmp_path / f"part{index}" / "trajectories.jsonl").read_bytes())
+    do(tmp_path / "joined", *given, "resume=true")
+    for name in ("trajectories.jsonl", "annotations.json"):
+        assert (tmp_path / "joined" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "trajectories.jsonl").touch()
+    (tmp_path / "others" / "masks").mkdir()
+    with pytest.raises(ValueError, match="holds other files"):
+        do(tmp_path / "others", *given, "overwrite=true")

@@ -19,6 +19,7 @@ from segagent.tables.difficulty import _apart
 from segagent.tables.page import write_pages
 from segagent.tables.section import Plot, Section, Table
 from segagent.tables.settings import member_words, named_settings, value_word
+from segagent.tables.setup import Setup
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "data=refshapes data.size=128"
@@ -318,7 +319,14 @@ def test_cells_of_other_weights_are_not_mixed_with_new_ones(script, tmp_path):
         script.main(composed(tmp_path / "model", tmp_path / "out", *given, "resume=true"))
 
 
-def test_figures_3_says_which_way_intervals_are_apart():
+def test_weights_that_are_elsewhere_are_not_looked_for(tmp_path):
+    given = ["mllm=endpoint", "mllm.path=Qwen/Qwen3-VL-8B-Instruct", f"out={tmp_path}", *SETTINGS]
+    config = compose_config("tables", expand_checkpoints(given))
+    OmegaConf.resolve(config)
+    assert Setup(config, Cells(tmp_path)).weights() == {}
+
+
+def test_figure_3_says_which_way_intervals_are_apart():
     low, high, none = Interval(1, 0.9, 1.1), Interval(3, 2.9, 3.1), Interval(1, float("nan"), float("nan"))
     told = [_apart(*pair) for pair in ((low, high), (high, low), (low, low), (low, none))]
     assert told == [
