@@ -122,11 +122,11 @@ def main(config: DictConfig) -> int:
     claim_output(out / "tables.json", config, out / "cells", but=free)
     if config.overwrite:
         shutil.rmtree(out / "cells", ignore_errors=True)
-        for name in PARTS:
+        for name in (*PARTS, "weights"):
             (out / f"{name}.json").unlink(missing_ok=True)
     (out / "cells").mkdir(exist_ok=True)  # from now on the run is there
     claim_parts(config, out / "cells")
-    claim_weights(setup, out / "cells" / "weights.json")
+    claim_weights(setup, out / "weights.json")
     for name in config.parts:
         began = time.perf_counter()
         section = PARTS[name](setup)

@@ -55,14 +55,11 @@ def format_rounds(rounds: Sequence[Figures]) -> str:
         else:
             cells += [" " * width for width in (13, 13, 6, 10, 14)]
         if "evaluation" in figures:
-            cells.append("{:.2f} [{:.2f} {:.2f}]".format(*_percent(figures["evaluation"])))
+            value, *bounds = (figures["evaluation"][key] for key in ("ciou", "ciou_low", "ciou_high"))
+            interval = "-" if None in bounds else " ".join(f"{100 * bound:.2f}" for bound in bounds)
+            cells.append(f"{100 * value:.2f} [{interval}]")
         rows.append("  ".join(cells).rstrip())
     return "\n".join(rows)
-
-
-def _percent(scores: Figures) -> list[float]:
-    """cIoU and its 95% interval, times 100."""
-    return [100 * scores[key] for key in ("ciou", "ciou_low", "ciou_high")]
 
 
 def draw_rounds(rounds: Sequence[Figures], title: str, path: Path) -> None:
@@ -93,7 +90,7 @@ def draw_rounds(rounds: Sequence[Figures], title: str, path: Path) -> None:
 def _models(axes: Axes, scores: dict[int, Figures], label: str, line: str) -> None:
     if not scores:
         return
-    values = np.array([[score[key] for key in ("ciou", "ciou_low", "ciou_high")] for score in scores.values()])
-    # A percentile interval may leave out the value itself of very few samples.
-    errors = np.maximum(0, np.abs(values[:, 1:] - values[:, :1]).T)
+    rows = [[score[key] for key in ("ciou", "ciou_low", "ciou_high")] for score in scores.values()]
+    values = np.array(rows, float)  # None, of a single picture: NaN
+    errors = np.nan_to_num(np.abs(values[:, 1:] - values[:, :1]).T)
     axes.errorbar(list(scores), values[:, 0], yerr=errors, linestyle=line, marker="o", capsize=3, label=label)

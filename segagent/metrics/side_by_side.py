@@ -52,7 +52,8 @@ def _averages(counted: Counted, members: np.ndarray) -> dict[str, Any]:
         images = np.unique(counted.image[members], return_inverse=True)[1]
         bounds = statistics.bootstrap(terms, images, counted.resamples, counted.seed)
         for name, (low, high) in zip(("ciou", "giou"), bounds.T[:2].tolist(), strict=True):
-            row |= {f"{name}_low": low, f"{name}_high": high}
+            bounds_told = (None, None) if np.isnan(low) else (low, high)
+            row |= dict(zip((f"{name}_low", f"{name}_high"), bounds_told, strict=True))
     for level in statistics.PRECISION_LEVELS:
         row[f"p{round(100 * level)}"] = float((iou > level).mean())
     if counted.boundary.size:

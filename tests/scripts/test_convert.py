@@ -92,7 +92,7 @@ def test_nothing_is_overwritten_unasked(convert, tmp_path):
     for wrong, message in (
         (["input=nowhere"], "nowhere: no such file"),
         (["input="], "input: not given"),
-        (["from=docx", f"input={out}"], "no format 'docx'; there are coco, labelme"),
+        (["from=docx", f"input={out}"], "no file_format 'docx'; there are coco, labelme"),
     ):
         with pytest.raises(ValueError, match=message):
             convert(f"out={tmp_path / 'd'}", *wrong)
