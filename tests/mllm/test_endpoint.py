@@ -15,6 +15,7 @@ from segagent.mllm import Endpoint
 from segagent.mllm.endpoint_choices import choice_weights
 from segagent.mllm.endpoint_transport import _Passing
 from segagent.mllm.testing_endpoint import ProtocolServer, answer_to, picture_hash
+from segagent.types import RefusedError
 
 
 def observations(count, size=(20, 30)):
@@ -264,10 +265,16 @@ def test_a_server_without_a_list_of_models_is_fine():
         assert texts(endpoint(server).generate(observations(2))) == wanted(observations(2))
 
 
+def test_a_refusal_of_the_key_is_of_the_whole_run_and_not_of_a_sample():
+    with ProtocolServer(lambda body, count: (401, {}, "no")) as server, pytest.raises(ValueError) as refused:
+        endpoint(server).generate(observations(1))
+    assert "refused with status 401" in str(refused.value) and not isinstance(refused.value, RefusedError)
+
+
 def test_what_the_server_refuses_is_not_asked_again():
     words = json.dumps({"error": {"message": "image too large"}})
     with ProtocolServer(lambda body, count: (400, {}, words)) as server:
-        with pytest.raises(ValueError, match="refused with status 400: image too large"):
+        with pytest.raises(RefusedError, match="refused with status 400: image too large"):
             endpoint(server, concurrency=1).generate(observations(4))
         assert len(server.bodies) == 1
 

@@ -109,3 +109,23 @@ def sft(tmp_path_factory):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.SftParts(tmp_path_factory.mktemp("sft"))
+
+
+@pytest.fixture
+def run_until_killed():
+    """`run_until_killed(trainer, steps=5)`: runs a trainer that is interrupted before its next step."""
+
+    def run(trainer, steps):
+        step, done = trainer._step, []
+
+        def dies(*arguments):
+            if len(done) == steps:
+                raise KeyboardInterrupt
+            done.append(step(*arguments))
+            return done[-1]
+
+        trainer._step = dies
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+
+    return run

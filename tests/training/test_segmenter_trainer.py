@@ -47,20 +47,10 @@ def test_stopped_and_resumed_is_bitwise_the_run_that_was_not(small, tmp_path):
 
 
 @pytest.mark.usefixtures("blank_plots")
-def test_a_kill_between_checkpoints_loses_no_row_and_repeats_none(small, tmp_path):
+def test_a_kill_between_checkpoints_loses_no_row_and_repeats_none(small, tmp_path, run_until_killed):
     small.trainer(tmp_path / "whole", checkpoint_every=2).run()
     killed = small.trainer(tmp_path / "killed", checkpoint_every=2)
-    step, done = killed._step, []
-
-    def dies(*arguments):
-        if len(done) == 5:
-            raise KeyboardInterrupt
-        done.append(step(*arguments))
-        return done[-1]
-
-    killed._step = dies
-    with pytest.raises(KeyboardInterrupt):
-        killed.run()
+    run_until_killed(killed, steps=5)
     assert len(losses(tmp_path / "killed")) == 5, "the last checkpoint is of step 4"
     (tmp_path / "killed" / "train.csv").open("a").write("6,0.1")  # a row cut off
     small.trainer(tmp_path / "killed", checkpoint_every=2).run(resume=True)

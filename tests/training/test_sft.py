@@ -326,21 +326,11 @@ def test_figures_are_per_token_or_per_state():
     assert score_of({**figures, "iou_after_click": math.nan}) == 1.25
 
 
-def test_a_kill_between_checkpoints_loses_no_row_and_repeats_none(sft, tmp_path):
+def test_a_kill_between_checkpoints_loses_no_row_and_repeats_none(sft, tmp_path, run_until_killed):
     given = {"checkpoint_every": 4, "validate_every": 1}
     sft.trainer(tmp_path / "whole", **given).run()
     killed = sft.trainer(tmp_path / "killed", **given)
-    step, done = killed._step, []
-
-    def dies(*arguments):
-        if len(done) == 5:
-            raise KeyboardInterrupt
-        done.append(step(*arguments))
-        return done[-1]
-
-    killed._step = dies
-    with pytest.raises(KeyboardInterrupt):
-        killed.run()
+    run_until_killed(killed, steps=5)
     sft.trainer(tmp_path / "killed", **given).run(resume=True)
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
     assert (tmp_path / "killed/validation.csv").read_text() == (tmp_path / "whole/validation.csv").read_text()

@@ -114,6 +114,12 @@ def test_a_run_is_never_lost_and_resumed_with_its_own_settings_only(models, traj
     with pytest.raises(ValueError, match=r"other settings: train.lr \(1e-05 then, 0.1 now\)"):
         script.main(settings(trajectories, *given, "resume=true", "train.lr=0.1"))
     script.main(settings(trajectories, *given, "resume=true"))
+    script.main(settings(trajectories, *given, "resume=true", "train.keep=1", "train.batch_size=1"))  # how, not what
+    (last,) = (tmp_path / "run" / "checkpoints").glob("step_*2")
+    own = [f"mllm={last}", f"out={tmp_path / 'run'}", "validation.limit=0", "overwrite=true"]
+    with pytest.raises(ValueError, match=r"overwrite=true would delete .*, which this run begins from"):
+        script.main(settings(trajectories, *own))
+    assert last.is_dir()
 
 
 def test_what_is_missing_is_told_before_training(models, trajectories, script, tmp_path):
