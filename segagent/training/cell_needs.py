@@ -15,6 +15,7 @@ from segagent.dialogue import Dialogue
 from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.osprey import Osprey
 from segagent.training.cell_points import BINS, bin_losses
+from segagent.training.cell_targets import asking_layers
 from segagent.training.collate import SftBatch
 
 
@@ -24,7 +25,8 @@ class CellNeeds:
     cell the click is, and of which sign (`CellTargets.places`). Where in a cell a click of either sign would go
     (`CellTargets.points`), the more the deeper it would be.
 
-    It is asked of the tokens in the middle of the decoder: the layers behind are those in which an answer reads them.
+    It is asked of the tokens behind the middle of the decoder: the layers that are left are those in which an answer
+    reads them.
     mllm: an Osprey. Listens to the network, so that nothing is computed twice. Raises `ValueError` for another family.
     """
 
@@ -38,7 +40,7 @@ class CellNeeds:
         self.directions = F.normalize(drawn, dim=-1)
         self._hidden: Tensor | None = None
         layers = mllm.network.language.model.layers
-        layers[(len(layers) - 1) // 2].register_forward_hook(self._listen)
+        layers[asking_layers(len(layers))[1]].register_forward_hook(self._listen)
 
     def _listen(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         self._hidden = output

@@ -1,9 +1,9 @@
 """The loss that shows an answer where to look while it is written: at the cell of its click, at what its IoU is of.
 
-What a picture's cells need may long be known in the middle of the decoder (`cell_needs.py`) before an answer reads it
-from there: one word of a hundred has to be looked at, and three digits hardly say which. In each layer behind, one head
-is told for sign and first coordinate, another one for the second, a third one for the IoU: what a head brings from a
-cell does not depend on who asks, so that each can bring its own. The other heads are free, and no weight is added.
+What a picture's cells need may long be known in the decoder (`cell_needs.py`) before an answer reads it from there: one
+word of a hundred has to be looked at, and three digits hardly say which. In each layer behind, one head is told for
+sign and first coordinate, another one for the second, a third one for the IoU: what a head brings from a cell does not
+depend on who asks, so that each can bring its own. The other heads are free, and no weight is added.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segagent.dialogue import Dialogue
 from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.osprey import Osprey
+from segagent.training.cell_targets import asking_layers
 from segagent.training.collate import IGNORED, SftBatch
 
 _IOU = 2  # its head; those of the coordinates are 0 and 1
@@ -31,7 +32,8 @@ class Queries(NamedTuple):
 
 
 class ClickGaze:
-    """Cross-entropy between where an answer should look and where the heads told look, in the layers behind the middle.
+    """Cross-entropy between where an answer should look and where the heads told look, in the layers behind those that
+    `CellNeeds` asks.
 
     Where the next token is a sign or of a coordinate: the cell that holds the click (`CellTargets.places`). Where it is
     a digit of the IoU: all cells of target and mask, each as much as it holds of them; the mean share of them that is
@@ -57,7 +59,7 @@ class ClickGaze:
         self._weights: dict[int, Tensor] = {}
         mllm.network.language.set_attn_implementation("eager")
         layers = mllm.network.language.model.layers
-        for number in range((len(layers) + 1) // 2, len(layers)):
+        for number in range(asking_layers(len(layers))[1] + 1, len(layers)):
             layers[number].self_attn.register_forward_hook(self._listener(number))
 
     def _listener(self, number: int) -> Callable[[nn.Module, tuple, tuple], None]:

@@ -31,7 +31,8 @@ class SftBatch:
     """numbers: `[B]` which examples of the run. tensors: what the network takes, labels left out.
 
     labels: `[B, L]` int64, -100 everywhere but on what is learnt. weights: `[B, L]` float32, of the tokens. cells:
-    `[B, 3, T]` int64, see `visual_words.CellWords`; asked: see `cell_targets`; None where the examples have none.
+    `[B, 3, T]` int64, see `visual_words.CellWords`; asked: see `cell_targets`; mentions: `[B, 3, T]` int64, see
+    `cell_mentions.SceneMentions`; None where the examples have none.
     """
 
     numbers: tuple[int, ...]
@@ -40,6 +41,7 @@ class SftBatch:
     weights: Tensor
     cells: Tensor | None = None
     asked: CellTargets | None = None
+    mentions: Tensor | None = None
 
     def token_weights(self) -> Tensor:
         """`[B, L]` float32: weight of each token of `labels`, 0 where nothing is learnt."""
@@ -82,8 +84,9 @@ class Collator:
             tensors=tensors,
             labels=labels,
             weights=self._digit_weights(labels) * torch.tensor([[example.weight] for example in examples]),
-            cells=_all_or_none([example.cells for example in examples], lambda all: torch.from_numpy(np.stack(all))),
+            cells=_all_or_none([example.cells for example in examples], _stacked),
             asked=_all_or_none([example.asked for example in examples], CellTargets.stacked),
+            mentions=_all_or_none([example.mentions for example in examples], _stacked),
         )
 
     def _digit_weights(self, labels: Tensor) -> Tensor:
@@ -96,6 +99,10 @@ class Collator:
             further = digits[:, place] & digits[:, place - 1]
             weights[further, place] = weights[further, place - 1] * self.digit_decay
         return weights
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))
 
 
 def _all_or_none(parts: Sequence[Any | None], stack: Callable[[Sequence[Any]], Any]) -> Any | None:

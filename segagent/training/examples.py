@@ -75,7 +75,8 @@ class Example:
 
     open: the reply may go on after the answer, so that its end is not learnt. weight: of its tokens in the loss.
     sample: the picture with its target. mask: `[H, W]` bool, the one shown. cells: what the cells of the picture show,
-    see `visual_words.CellWords`; asked: what they need, see `cell_targets.CellTargets`; None where it is not asked for.
+    see `visual_words.CellWords`; asked: what they need, see `cell_targets.CellTargets`; mentions: which of what the
+    text mentions they show, see `cell_mentions.SceneMentions`; None where it is not asked for.
     """
 
     number: int
@@ -88,6 +89,7 @@ class Example:
     weight: float = 1.0
     cells: np.ndarray | None = None
     asked: CellTargets | None = None
+    mentions: np.ndarray | None = None
 
 
 @lru_cache(maxsize=2)
@@ -105,8 +107,8 @@ class Examples:
 
     states, paths: the table and the files that it is of. dataset: the pictures. dialogue: how the model speaks. seen:
     of dialogues in absolute pixels, see `MLLM.seen_size`: a function (width, height) -> size, else None. weights: task
-    -> weight in the loss (1 where not named). cells: index in the dataset -> `Example.cells`. grid: cells a side of
-    `Example.asked`, None for none. seed: of order and tasks.
+    -> weight in the loss (1 where not named). cells: index in the dataset -> `Example.cells`. mentions: (index, text)
+    -> `Example.mentions`. grid: cells a side of `Example.asked`, None for none. seed: of order and tasks.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Examples:
         seen: Callable[..., tuple[int, int]] | None = None,
         weights: dict[str, float] | None = None,
         cells: Callable[[int], np.ndarray] | None = None,
+        mentions: Callable[[int, str], np.ndarray] | None = None,
         grid: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -131,7 +134,7 @@ class Examples:
             raise ValueError("no examples: no state of the trajectories is left to learn from")
         self.states, self.paths, self.dataset = states, [Path(path) for path in paths], dataset
         self.dialogue, self.tasks, self.seen, self.seed = dialogue, tasks, seen, seed
-        self.weights, self.cells, self.grid = dict(weights or {}), cells, grid
+        self.weights, self.cells, self.mentions, self.grid = dict(weights or {}), cells, mentions, grid
 
     def __len__(self) -> int:
         """Examples of an epoch."""
@@ -169,6 +172,7 @@ class Examples:
         # A click alone is a task of its own; an end says how good the mask is where there are words for it.
         if task in ("iou_click", "iou") or (task == "finish" and self.dialogue.iou):
             said["predicted_iou"] = known
+        index = int(self.states.sample[row])
         size = {"width": trajectory.width, "height": trajectory.height}
         seen = self.seen(**size) if self.dialogue.absolute else None
         return Example(
@@ -180,8 +184,9 @@ class Examples:
             mask=mask,
             open=set(said) == {"predicted_iou"},
             weight=self.weights.get(task, 1.0),
-            cells=None if self.cells is None else self.cells(int(self.states.sample[row])),
+            cells=None if self.cells is None else self.cells(index),
             asked=None if self.grid is None else self._asked(sample, mask, said.get("click")),
+            mentions=None if self.mentions is None else self.mentions(index, trajectory.text),
         )
 
     def _asked(self, sample: Sample, mask: np.ndarray, click: Click | None) -> CellTargets:

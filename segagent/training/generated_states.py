@@ -13,6 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from segagent.data.base import Dataset
+from segagent.data.refshapes.grammar import parse
+from segagent.data.refshapes.meaning import fits
 from segagent.dialogue import Dialogue
 from segagent.environment import stable_generator
 from segagent.masks import iou, next_click
@@ -22,16 +24,19 @@ from segagent.training.mask_noise import perturbed
 from segagent.types import Sample
 
 _ENDLESS = 1_000_000  # what is called an epoch
+_TRIES = 8  # questions among which one with a relation is looked for
 
 
 class GeneratedStates:
     """Map from number to `Example`, for `SftTrainer` in place of `Examples`.
 
     dataset: has `scene` and `ask`, as refshapes and mixtures of it. dialogue: how the model speaks; it announces IoUs.
-    empty: share of pictures without a mask. other: share of the rest whose mask is of another thing. questions: in a
-    row about one sample's picture. weight: of their tokens in the loss. hidden: names of pictures that are left out.
-    seen, grid, cells: see `Examples`. seed: of all that is drawn. Raises `ValueError` for a dataset of pictures that
-    were not generated, and for shares outside [0, 1].
+    empty: share of pictures without a mask. other: share of the rest whose mask is of another thing. relations: share
+    of questions for which, where a few tries find one, it takes a relation or an order to tell the thing from others
+    with the noun, color and pattern that are said. questions: in a row about one sample's picture. weight: of their
+    tokens in the loss. hidden: names of pictures that are left out. seen, grid, cells, mentions: see `Examples`. seed:
+    of all that is drawn. Raises `ValueError` for a dataset of pictures that were not generated, and for shares outside
+    [0, 1].
     """
 
     def __init__(
@@ -41,12 +46,14 @@ class GeneratedStates:
         dialogue: Dialogue,
         empty: float = 0.4,
         other: float = 0.3,
+        relations: float = 0.0,
         questions: int = 1,
         weight: float = 1.0,
         hidden: Collection[str] = (),
         seen: Callable[..., tuple[int, int]] | None = None,
         grid: int | None = None,
         cells: Callable[[int], np.ndarray] | None = None,
+        mentions: Callable[[int, str], np.ndarray] | None = None,
         seed: int = 0,
     ) -> None:
         if not hasattr(dataset, "ask"):
@@ -54,15 +61,15 @@ class GeneratedStates:
                 f"generated: {type(dataset).__name__} has no generated pictures; give data=refshapes or "
                 "data=refshapes_mix, or set generated.share=0"
             )
-        for name, share in {"empty": empty, "other": other}.items():
+        for name, share in {"empty": empty, "other": other, "relations": relations}.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"generated.{name}={share}: a share in [0, 1]")
         if questions < 1:
             raise ValueError(f"generated.questions={questions}: at least 1")
         self.dataset, self.dialogue, self.seed = dataset, dialogue, seed
-        self.empty, self.other, self.questions = empty, other, questions
+        self.empty, self.other, self.relations, self.questions = empty, other, relations, questions
         self.weight, self.hidden = weight, frozenset(hidden)
-        self.seen, self.grid, self.cells = seen, grid, cells
+        self.seen, self.grid, self.cells, self.mentions = seen, grid, cells, mentions
         # Trainings that go on from each other see other pictures.
         self.first = int(stable_generator("first picture", seed).integers(len(dataset)))
 
@@ -89,18 +96,33 @@ class GeneratedStates:
             mask=mask,
             cells=None if self.cells is None else self.cells(index),
             asked=None if self.grid is None else CellTargets.of(sample.target, mask, click, self.grid, sample.void),
+            mentions=None if self.mentions is None else self.mentions(index, sample.text),
         )
 
     def _sample(self, place: int, turn: int) -> tuple[int, Sample]:
         """The question at a place, or the next one about a picture that is not hidden."""
         for index in range(self.first + place, self.first + place + len(self.dataset)):
-            sample = self.dataset.ask(index % len(self.dataset), turn)
+            index %= len(self.dataset)
+            sample = self.dataset.ask(index, turn)
             if sample.image_name not in self.hidden:
-                return index % len(self.dataset), sample
+                return index, self._related(index, sample, place, turn)
         raise ValueError(
             f"validation.limit: its trajectories are of all {len(self.dataset)} samples of data, so that no generated "
             "picture is left to learn from; hold out fewer, or raise data.limit"
         )
+
+    def _related(self, index: int, sample: Sample, place: int, turn: int) -> Sample:
+        """A question about the picture of `sample` that takes a relation to answer; itself where none is found."""
+        random = stable_generator("relation", self.seed, place, turn)
+        if random.random() >= self.relations:
+            return sample
+        for further in range(_TRIES):
+            found = self.dataset.ask(index, turn + self.questions * further)
+            phrase = parse(found.text)
+            alike = sum(fits(phrase, thing) for thing in self.dataset.scene(index).things)
+            if alike > 1 and (phrase.relations or phrase.rank):
+                return found
+        return sample
 
     def _mask(self, sample: Sample, index: int, random: np.random.Generator) -> np.ndarray:
         if random.random() < self.empty:

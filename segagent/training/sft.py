@@ -60,7 +60,7 @@ def answer_losses(network: nn.Module, batch: SftBatch) -> tuple[Tensor, Tensor, 
 def placed(batch: SftBatch, device: torch.device) -> SftBatch:
     """The batch with its tensors on a device."""
     tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}
-    asked = (None if part is None else part.to(device) for part in (batch.cells, batch.asked))
+    asked = (None if part is None else part.to(device) for part in (batch.cells, batch.asked, batch.mentions))
     return SftBatch(batch.numbers, tensors, batch.labels.to(device), batch.weights.to(device), *asked)
 
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from segagent.configuration import build
 from segagent.data.base import Dataset
 from segagent.dialogue import Dialogue
+from segagent.training.cell_mentions import SceneMentions
 from segagent.training.examples import Examples, TaskMix
 from segagent.training.generated_states import Alternating, GeneratedStates
 from segagent.training.trajectory_index import StateTable, read_states
@@ -37,13 +38,14 @@ def make_examples(
     held_out: int = 0,
     seen: Callable[..., tuple[int, int]] | None = None,
     words: int | None = None,
+    mentions: int | None = None,
     needs: int | None = None,
 ) -> tuple[Examples, Examples | None]:
     """(examples to learn, those held out or None).
 
     config: has data, min_final_iou, tasks, loss_weights, seed. held_out: trajectories; the last ones. seen: see
-    `Examples`. words, needs: cells a side of which it is to be told what they show, what they need; None for none.
-    Raises `ValueError` as `read_states` does.
+    `Examples`. words, mentions, needs: cells a side of which it is to be told what they show, which of what is
+    mentioned, what they need; None for none. Raises `ValueError` as `read_states` does.
     """
     tasks, files, dataset = TaskMix(**config.tasks), trajectory_files(config), build_pictures(config)
     tasks.check(dialogue)
@@ -60,6 +62,7 @@ def make_examples(
             seen=seen,
             weights=dict(config.get("loss_weights", {})),  # none where another trainer learns
             cells=None if words is None else CellWords(dataset, words),
+            mentions=None if mentions is None else SceneMentions(dataset, mentions),
             grid=needs,
             seed=config.seed,
         )
@@ -75,12 +78,13 @@ def with_generated(
     *,
     seen: Callable[..., tuple[int, int]] | None = None,
     words: int | None = None,
+    mentions: int | None = None,
     needs: int | None = None,
 ) -> Examples | Alternating | GeneratedStates:
     """`generated.share` of the examples are fresh states of generated pictures. examples: None with a share of 1.
 
-    held_out: examples whose pictures are not learnt from. seen, words, needs: see `make_examples`. Raises `ValueError`
-    for a share outside [0, 1], and for lengths to group by.
+    held_out: examples whose pictures are not learnt from. seen, words, mentions, needs: see `make_examples`. Raises
+    `ValueError` for a share outside [0, 1], and for lengths to group by.
     """
     settings = dict(config.generated)
     share = settings.pop("share")
@@ -94,14 +98,14 @@ def with_generated(
             f"train.length_group=1 (is {config.train.length_group})"
         )
     dataset = build_pictures(config)
-    cells = None if words is None else CellWords(dataset, words)
     made = GeneratedStates(
         dataset=dataset,
         dialogue=dialogue,
         weight=config.loss_weights.get("perturbed", 1.0),
         hidden=set() if held_out is None else {dataset[int(k)].image_name for k in set(held_out.states.sample)},
         seen=seen,
-        cells=cells,
+        cells=None if words is None else CellWords(dataset, words),
+        mentions=None if mentions is None else SceneMentions(dataset, mentions),
         grid=needs,
         seed=config.seed,
         **settings,

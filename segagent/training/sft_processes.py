@@ -46,10 +46,10 @@ def check_sharing(settings: SftSettings, accelerator: Accelerator) -> None:
     """Raises `ValueError` for settings that weights which are shared out do not allow."""
     if not is_sharded(accelerator):
         return
-    if settings.auxiliary or settings.needs or settings.gaze:
+    if settings.auxiliary or settings.mentions or settings.needs or settings.gaze:
         raise ValueError(
-            "train.auxiliary, train.needs, train.gaze: ask for weights that no process has whole under FSDP or "
-            "DeepSpeed; share out the batches only (configs/accelerate/ddp.yaml), or set them to 0"
+            "train.auxiliary, train.mentions, train.needs, train.gaze: ask for weights that no process has whole "
+            "under FSDP or DeepSpeed; share out the batches only (configs/accelerate/ddp.yaml), or set them to 0"
         )
     if settings.optimizer == "muon":
         raise ValueError(

@@ -52,6 +52,7 @@ class SftSettings:
     decay. beta1, beta2: of AdamW. clip_norm: largest gradient norm. validate_every, checkpoint_every: in steps. keep:
     newest checkpoints that stay.
     auxiliary: weight of the loss that pulls visual tokens towards the words of what they show (`visual_words.py`);
+    mentions: of the loss that asks them which of what is mentioned they show (`cell_mentions.py`);
     needs: of the loss that asks them what their cell needs (`cell_needs.py`);
     gaze: of the loss that shows an answer where to look (`click_gaze.py`); 0 for none. digit_decay: see
     `collate.Collator`.
@@ -82,6 +83,7 @@ class SftSettings:
     checkpoint_every: int = 500
     keep: int = 2
     auxiliary: float = 0.0
+    mentions: float = 0.0
     needs: float = 0.0
     gaze: float = 0.0
     digit_decay: float = 1.0

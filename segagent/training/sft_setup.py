@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from segagent.configuration import build
 from segagent.dialogue import Dialogue, load_dialogue
 from segagent.mllm.base import MLLM
+from segagent.training.cell_mentions import CellMentions
 from segagent.training.cell_needs import CellNeeds
 from segagent.training.click_gaze import ClickGaze
 from segagent.training.collate import Collator, without_weights
@@ -96,8 +97,8 @@ def check_training(config: DictConfig, accelerator: Accelerator) -> Dialogue:
     dialogue = dialogue_of(mllm)
     TaskMix(**config.tasks).check(dialogue)
     _, cells = auxiliary_losses(mllm, dialogue, settings)
-    if "words" in cells:
-        CellWords(build_pictures(config), cells["words"])
+    if "words" in cells or "mentions" in cells:
+        CellWords(build_pictures(config), mllm.network.config.grid)
     Collator(mllm, settings.digit_decay)
     prepare_network(mllm, settings)
     return dialogue
@@ -110,12 +111,14 @@ def auxiliary_losses(
     losses: dict[str, tuple[float, Auxiliary]] = {}
     if settings.auxiliary:
         losses["words"] = settings.auxiliary, VisualWords(mllm)
+    if settings.mentions:
+        losses["mentions"] = settings.mentions, CellMentions(mllm)
     if settings.needs:
         losses["needs"] = settings.needs, CellNeeds(mllm, dialogue)
     if settings.gaze:
         losses["gaze"] = settings.gaze, ClickGaze(mllm, dialogue)
-    asked = {name: used for name, used in (("words", "words"), ("needs", "needs"), ("needs", "gaze")) if used in losses}
-    return list(losses.values()), {name: mllm.network.config.grid for name in asked}
+    told = {"words": "words", "mentions": "mentions", "needs": "needs", "gaze": "needs"}
+    return list(losses.values()), {told[name]: mllm.network.config.grid for name in losses}
 
 
 def make_validation(config: DictConfig, examples: Examples) -> SftValidation:

@@ -85,12 +85,14 @@ class TowerPictures:
         self.masked, self.seed = masked, seed
         self.grid = mllm.network.config.grid
         self.words = CellWords(dataset, self.grid)
+        # A tower that learns on with another seed meets pictures that it has not seen.
+        self.first = int(stable_generator("first view", seed).integers(len(dataset)))
         self._drawn: tuple[int, Sample] | None = None
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         random = stable_generator("tower", self.seed, number)
-        index, mirrored = divmod(number, 2)
-        index %= len(self.dataset)
+        place, mirrored = divmod(number, 2)
+        index = (self.first + place) % len(self.dataset)
         sample = self._sample(index)
         mask = np.zeros(sample.target.shape, bool)
         if random.random() < self.masked:

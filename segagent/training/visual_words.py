@@ -32,8 +32,8 @@ class CellWords:
     def __init__(self, dataset: Dataset, grid: int) -> None:
         if not hasattr(dataset, "scene"):
             raise ValueError(
-                f"{type(dataset).__name__} does not know what its pictures show: set train.auxiliary=0, or give "
-                "data=refshapes or data=refshapes_mix"
+                f"{type(dataset).__name__} does not know what its pictures show: set train.auxiliary=0 and "
+                "train.mentions=0, or give data=refshapes or data=refshapes_mix"
             )
         self.dataset, self.grid = dataset, grid
 

@@ -124,6 +124,34 @@ def test_two_sources_take_turns_and_nothing_of_either_is_left_out():
     assert [one.answer for one in made if not one.answer.startswith("t")] == [generated[k].answer for k in range(4)]
 
 
+def test_questions_that_take_a_relation_are_looked_for():
+    dataset = pictures(subset="refshapesg")
+
+    def told(states):
+        """How many of the questions leave several things without their relation or order."""
+        count = 0
+        for number in range(60):
+            index, sample = states._sample(number // 3, number % 3)
+            scene, phrase = dataset.scene(index), grammar.parse(sample.text)
+            assert np.array_equal(sample.target, scene.mask(meaning.denotes(phrase, scene)))
+            assert np.array_equal(sample.image, scene.image)
+            bare = grammar.Phrase(noun=phrase.noun, color=phrase.color, pattern=phrase.pattern)
+            like = [all(part) for part in (meaning._facts(bare, k, scene) for k in range(len(scene.things)))]
+            count += sum(like) > 1 and bool(phrase.relations or phrase.rank)
+        return count
+
+    def of(**changes):
+        return GeneratedStates(dataset=dataset, dialogue=NANO, questions=3, **changes)
+
+    rare, often = told(of()), told(of(relations=1.0))
+    assert rare < 20 and often > 2 * rare and often > 30
+    assert [one.sample.text for one in map(of(relations=1.0).__getitem__, range(9))] == [
+        of(relations=1.0)[number].sample.text for number in range(9)
+    ]
+    with pytest.raises(ValueError, match=r"generated.relations=2: a share in \[0, 1\]"):
+        of(relations=2)
+
+
 def learnt(mllm, loss, batch):
     """25 steps on one batch; the loss of each."""
     optimizer = torch.optim.Adam(mllm.network.parameters(), lr=3e-3)

@@ -230,7 +230,7 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
         raise RuntimeError("shapes")
     monkeypatch.setattr("segagent.training.sft_processes.is_sharded", lambda accelerator: True)
     with pytest.raises(
-        ValueError, match=r"train.auxiliary, train.needs, train.gaze: ask for weights that no process has whole"
+        ValueError, match=r"train.auxiliary, train.mentions, train.needs, train.gaze: ask for weights that no process"
     ):
         sft.trainer(tmp_path / "needs", validation=False, needs=1.0)
     with pytest.raises(ValueError, match=r"train.optimizer=muon: needs whole matrices"):

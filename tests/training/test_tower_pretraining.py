@@ -156,7 +156,8 @@ def test_a_cell_is_asked_where_a_click_on_the_thing_that_it_shows_would_go():
         TowerPictures(dataset=dataset, mllm=nano(), dialogue=load_dialogue("nano"), masked=masked, seed=0)
         for masked in (0.0, 1.0)
     )
-    labels, things = dataset.scene(0).labels, plain.words.things(0)
+    first = plain.first
+    labels, things = dataset.scene(first).labels, plain.words.things(first)
     for thing in set(things.tolist()) - {NOTHING}:
         alone = torch.from_numpy(deepest_points(region_depths(labels == thing)[None], 4)[0])
         assert torch.equal(plain[0][3][0][things == thing], alone[things == thing])

@@ -46,6 +46,19 @@ def denotes(phrase: Phrase, scene: Scene) -> int | None:
     return left[0] if len(left) == 1 else None
 
 
+def fits(phrase: Phrase, thing: Thing) -> bool:
+    """Whether a thing has the noun, color and pattern that the phrase says, whatever else it says."""
+    return all(_likeness(phrase, thing))
+
+
+def _likeness(phrase: Phrase, thing: Thing) -> list[bool]:
+    return [
+        phrase.noun in (None, thing.noun),
+        phrase.color in (None, thing.color),
+        phrase.pattern in (None, thing.pattern),
+    ]
+
+
 def _all(verdicts: Sequence[Verdict]) -> Verdict:
     """False if any is, else None if any is, else True."""
     return False if any(verdict is False for verdict in verdicts) else None if None in verdicts else True
@@ -54,11 +67,7 @@ def _all(verdicts: Sequence[Verdict]) -> Verdict:
 def _facts(phrase: Phrase, index: int, scene: Scene) -> list[Verdict]:
     """What the phrase says of one thing without regard to its rivals."""
     thing = scene.things[index]
-    facts: list[Verdict] = [
-        phrase.noun in (None, thing.noun),
-        phrase.color in (None, thing.color),
-        phrase.pattern in (None, thing.pattern),
-    ]
+    facts: list[Verdict] = [*_likeness(phrase, thing)]
     if phrase.hidden:
         facts.append(True if thing.covered >= 12 else False if thing.covered < 3 else None)
     if False in facts:
