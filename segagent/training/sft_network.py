@@ -86,7 +86,7 @@ def _with_lora(mllm: MLLM, network: nn.Module, settings: SftSettings) -> nn.Modu
         if (Path(mllm.path) / "adapter_config.json").is_file():
             raise ValueError(
                 f"mllm={mllm.path}: is an adapter, and cannot get another one; go on with its own run (resume=true), "
-                "train the whole model (train.lora_rank=0), or begin from a whole one"
+                "train the whole model (train.lora_rank=0), or make it one first (scripts/merge_adapter.py)"
             )
         if any(part_of(name) == "vision" for name in trained):
             raise ValueError(

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,28 @@ def test_lora_is_kept_as_an_adapter_of_its_base(models, trajectories, script, tm
         script.main(settings(trajectories, f"mllm={out / 'best'}", f"out={tmp_path / 'b'}", "train.lora_rank=2"))
     with pytest.raises(ValueError, match="is an adapter beside its base, and only the adapter would be kept"):
         script.main(settings(trajectories, f"mllm={out / 'best'}", "mllm.merge_adapter=false", f"out={tmp_path / 'b'}"))
+
+
+def test_an_adapter_becomes_a_whole_model_that_takes_another_one(models, trajectories, script, tmp_path):
+    first, whole = tmp_path / "first", tmp_path / "whole"
+    given = ["mllm.dialogue=nano", "train.lora_rank=2", "train.lr=0.01", "mllm.dtype=float32"]
+    script.main(settings(trajectories, f"mllm={models('qwen2_5_vl')}", f"out={first}", *given))
+
+    def merge(model, out):
+        command = [sys.executable, "scripts/merge_adapter.py", f"mllm={model}", "mllm.dtype=float32", f"out={out}"]
+        return subprocess.run([*command, "device=cpu"], cwd=ROOT, capture_output=True, text=True)
+
+    done = merge(first / "best", whole)
+    assert done.returncode == 0 and done.stdout == f"model {whole}\n", done.stderr
+    after, before = weights(loaded(whole)), weights(loaded(first / "best", "mllm.dtype=float32"))
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert loaded(whole).dialogue == "nano" and not whole.with_name("whole.partial").exists()
+    assert script.main(settings(trajectories, f"mllm={whole}", f"out={tmp_path / 'second'}", *given)) == 0
+    named = json.loads((tmp_path / "second" / "best" / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str(whole)
+    again, other = merge(first / "best", whole), merge(models("qwen2_5_vl"), tmp_path / "other")
+    assert again.returncode == 2 and f"{whole}: is there already; choose another out=" in again.stderr
+    assert other.returncode == 2 and "is no folder of an adapter" in other.stderr and not (tmp_path / "other").exists()
 
 
 def test_a_run_is_never_lost_and_resumed_with_its_own_settings_only(models, trajectories, script, tmp_path):
