@@ -78,6 +78,9 @@ fi
 # Samples do not depend on each other: one process per GPU, each with a block of them, and no communication.
 if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
   IFS=',' read -ra devices <<<"$CUDA_VISIBLE_DEVICES"
+elif [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then  # set and empty: none
+  devices=()
+  for ((i = 0; i < gpus; i++)); do devices+=(""); done
 else
   devices=($(seq 0 $((gpus - 1))))
 fi

@@ -28,7 +28,7 @@ from segagent.data.predictions import read_predictions
 from segagent.data.segagent_json import image_path_of
 from segagent.entry import beside, run_entry, write_text
 from segagent.masks import decode_rle, polygons_to_mask
-from segagent.metrics import Scores, score
+from segagent.metrics import MissingKeyError, Scores, score
 from segagent.metrics.paired import Pairs, biggest_changes, compare, pair
 from segagent.metrics.protocols import step_of
 from segagent.metrics.table import percent
@@ -60,7 +60,10 @@ def read_run(path: str, protocol: str) -> tuple[Scores, list[str]]:
                 keys.append(key if record.get("sample_id") or seen[key] == 1 else f"{key} ({seen[key]})")
             yield record
 
-    scores = score(noted(), protocol, bootstrap=0, where=path)
+    try:
+        scores = score(noted(), protocol, bootstrap=0, where=path)
+    except MissingKeyError as error:
+        raise ValueError(str(error)) from None
     if not len(scores):
         raise ValueError(f"{path}: no record to compare")
     return scores, keys
@@ -160,8 +163,12 @@ def main(config: DictConfig) -> int:
         if config[name] < 0:
             raise ValueError(f"{name}={config[name]}: give 0 or more")
     out = Path(config.out)
-    if out.exists() and not config.overwrite:
-        raise ValueError(f"{out}: is there already; say overwrite=true, or another out=")
+    made = [out, *([beside(out, ".html")] if config.pictures else [])]
+    for path in made:
+        if path.resolve() in (Path(config.a).resolve(), Path(config.b).resolve()):
+            raise ValueError(f"{path}: is one of the files that are compared; choose another out=")
+        if path.exists() and not config.overwrite:
+            raise ValueError(f"{path}: is there already; say overwrite=true, or another out=")
     (first, keys_a), (second, keys_b) = (read_run(path, config.protocol) for path in (config.a, config.b))
     pairs = pair((first, second), (keys_a, keys_b), config.protocol)
     result = compare(pairs, margin=config.margin, resamples=config.resamples, seed=config.seed)

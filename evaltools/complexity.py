@@ -118,6 +118,8 @@ def _row(result: Mapping[str, Any]) -> str:
 
 
 def main(config: DictConfig) -> int:
+    if config.resamples < 1:
+        raise ValueError(f"resamples={config.resamples}: at least 1")
     out = Path(config.out)
     lines, picture = beside(out, ".trajectories.jsonl"), beside(out, ".png")
     claim_output(out, config, lines, grows=True)

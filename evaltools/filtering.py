@@ -75,9 +75,28 @@ def found(predicted: np.ndarray, true: np.ndarray, bad_iou: float) -> dict[str, 
     }
 
 
-def fitted_number(reward: DictConfig) -> str | None:
-    """Which predicted number a calibration is of: `PredictedIou.named` of these settings, None for another reward."""
-    return build(reward, judge=None, calibration=None).named if "number" in reward else None
+def calibration_file(config: DictConfig) -> Path | None:
+    """Where the calibration goes. Raises `ValueError` where it must not, or cannot be used."""
+    if config.calibration_out is None:
+        return None
+    if "number" not in config.reward:
+        raise ValueError("calibration_out: is of the IoU that a model tells; say reward=predicted_iou")
+    if config.reward.calibration is not None:
+        raise ValueError("calibration_out: is fitted to numbers as they are announced; leave out reward.calibration")
+    if config.reward.statistic == "mean" and config.search.k == 1:
+        raise ValueError("reward.statistic=mean: is of one reply with search.k=1; say how many the search will have")
+    target = Path(config.calibration_out)
+    target = target / FILE_NAME if target.is_dir() else target
+    if not target.parent.is_dir():
+        raise ValueError(f"calibration_out={config.calibration_out}: there is no folder {target.parent}; make it first")
+    if target.exists() and not (config.overwrite or config.resume):
+        raise ValueError(f"{target}: is there already; say overwrite=true, or another calibration_out=")
+    return target
+
+
+def fitted_number(reward: DictConfig) -> str:
+    """Which predicted number a calibration is of: `PredictedIou.named` of these settings."""
+    return build(reward, judge=None, calibration=None).named
 
 
 def draw(predicted: np.ndarray, true: np.ndarray, curve: dict[str, list], title: str, path: Path) -> None:
@@ -112,10 +131,9 @@ def format_figures(figures: dict[str, Any]) -> str:
 def main(config: DictConfig) -> int:
     out = Path(config.out)
     lines, picture = beside(out, ".trajectories.jsonl"), beside(out, ".png")
-    if config.calibration_out is not None and config.reward.get("calibration") is not None:
-        raise ValueError("calibration_out: is fitted to numbers as they are announced; leave out reward.calibration")
-    if config.calibration_out is not None and config.reward.get("statistic") == "mean" and config.search.k == 1:
-        raise ValueError("reward.statistic=mean: is of one reply with search.k=1; say how many the search will have")
+    if config.bins < 1:
+        raise ValueError(f"bins={config.bins}: at least 1")
+    calibration = calibration_file(config)
     claim_output(out, config, lines, grows=True)
     rules = {"max_clicks": 1, "min_points": config.min_points, "max_points": config.max_points}
     _, summary = run_config(config, rules, lines, "filtering")
@@ -133,11 +151,9 @@ def main(config: DictConfig) -> int:
     draw(predicted, true, curve, beside(out, "").name, picture)
     print(format_figures(figures))
     print(f"\nfigures {out}\nplot    {picture}")
-    if config.calibration_out is not None:
-        target = Path(config.calibration_out)
-        target = target / FILE_NAME if target.is_dir() else target
-        Calibration.fit(predicted, true, fitted_number(config.reward)).save(target)
-        print(f"calibration {target}")
+    if calibration is not None:
+        Calibration.fit(predicted, true, fitted_number(config.reward)).save(calibration)
+        print(f"calibration {calibration}")
     drop_aside(out)
     return 1 if summary.skipped else 0
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from segagent.entry import RUN_KEYS, claim_output, differing_settings, git_hash, run_entry, write_text
+from segagent.entry import RUN_KEYS, claim_output, differing_settings, git_hash, refuse_own_start, run_entry, write_text
 from segagent.tables.cells import Cells
 from segagent.tables.clicking import table1, table2
 from segagent.tables.difficulty import fig3
@@ -116,6 +116,8 @@ def main(config: DictConfig) -> int:
     unknown = [part for part in config.parts if part not in PARTS]
     if unknown or not config.parts:
         raise ValueError(f"parts={list(config.parts)}: choose some of {', '.join(PARTS)}")
+    start = [config.training.start, None if config.mllm is None else config.mllm.get("path")]
+    refuse_own_start(config, start, [out / "cells"])
     cells = Cells(out / "cells")
     setup = Setup(config, cells)
     free = (*RUN_KEYS, *OWN, "parts", "page", "title")

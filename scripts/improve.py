@@ -43,6 +43,8 @@ def main(config: DictConfig) -> int:
         claim_output(out / "improve.json", config, out / "round_1", but=(*RUN_KEYS, *PACE_KEYS))
         if config.overwrite:
             clear_rounds(out)
+            for ending in (".json", ".png"):  # of other settings
+                (out / f"improve{ending}").unlink(missing_ok=True)
         (out / "round_1").mkdir(exist_ok=True)  # from now on the run is there
     accelerator.wait_for_everyone()
     if config.collect_only:

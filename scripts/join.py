@@ -9,14 +9,15 @@ scripts/simulate.py need no more than `cat`, in order.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segagent.configuration import build
-from segagent.entry import RUN_KEYS, beside, claim_output, differing_settings, run_entry
+from segagent.configuration import build_recorded
+from segagent.entry import RUN_KEYS, beside, claim_output, differing_settings, drop_aside, run_entry
 from segagent.metrics.table import format_metrics
 from segagent.results import publish, summed_counts, write_metrics
 from segagent.run import shard_indices, who
@@ -67,15 +68,17 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"{out}: out is one of the parts, or shares its files; choose another out=")
     # Joining copies; there is nothing to resume.
     whole.out, whole.overwrite, whole.resume, whole.report = str(out), config.overwrite, False, config.report
-    dataset = build(whole.data)
+    dataset = build_recorded("data", whole.data, beside(parts[0], ".config.yaml"))
     done = [
         finished_metrics(part, shard_indices(len(dataset), f"{index}/{len(parts)}")) for index, part in enumerate(parts)
     ]
-    claim_output(out, whole, lines)
-    with open(lines, "wb") as joined:
+    claim_output(out, whole, lines, grows=True)
+    partial = lines.with_name(lines.name + ".partial")
+    with open(partial, "wb") as joined:
         for part in parts:
             with open(beside(part, ".trajectories.jsonl"), "rb") as file:
                 shutil.copyfileobj(file, joined)
+    os.replace(partial, lines)
     skipped = sum(metrics["n_skipped"] for metrics in done)
     seconds = [metrics["seconds"] for metrics in done]
     metrics = write_metrics(
@@ -91,6 +94,7 @@ def main(config: DictConfig) -> int:
     )
     title = f"{beside(out, '').name}: {who(whole)}"
     publish(out, lines, dataset, metrics, title=title, report=whole.report, seed=whole.seed)
+    drop_aside(out)
     print(format_metrics(metrics))
     print(f"\npredictions {out}\nmetrics     {beside(out, '.metrics.json')}")
     if whole.report:

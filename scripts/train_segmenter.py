@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from segagent.configuration import build
 from segagent.data.base import Dataset
-from segagent.entry import claim_output, run_entry
+from segagent.entry import claim_output, refuse_own_start, run_entry
 from segagent.training.augmentation import CropAugmentation
 from segagent.training.click_rounds import ClickRounds
 from segagent.training.click_sampling import ClickSampler
@@ -88,6 +88,7 @@ def main(config: DictConfig) -> int:
     out = Path(config.out)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    refuse_own_start(config, [config.init_from], [out / "best", out / "checkpoints"])
     tracker = Tracker(folder=out, settings=OmegaConf.to_container(config), **config.wandb)
     trainer = make_trainer(config, tracker)
     if trainer.processes.is_main:

@@ -7,14 +7,14 @@ Pictures come from the data of the run that made the file, or from images=DIR.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from segagent.configuration import build, load_named, names
+from segagent.configuration import build_recorded
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.segagent_json import image_path_of
 from segagent.data.trajectories import read_trajectories
@@ -49,20 +49,10 @@ def loader(lines: Path, images: str | None) -> LoadImage:
     config_file = lines.with_name(lines.name.removesuffix(".jsonl").removesuffix(".trajectories") + ".config.yaml")
     if not config_file.is_file():
         raise ValueError(f"{config_file}: not there, so the data of this run is unknown; say images=DIR")
-    data = OmegaConf.to_container(OmegaConf.load(config_file).data)
-    ours = {target for name in names("data") for target in _targets(OmegaConf.to_container(load_named("data", name)))}
-    foreign = [target for target in _targets(data) if target not in ours]
-    if foreign:  # a file that came with the trajectories: it may not say what is run here
-        raise ValueError(f"{config_file}: data is of {foreign[0]}, which is none of configs/data; say images=DIR")
-    return image_loader(build(OmegaConf.create(data)))
-
-
-def _targets(node: object) -> Iterator[object]:
-    """All that a config would construct."""
-    if isinstance(node, dict):
-        yield from (value for key, value in node.items() if key == "_target_")
-    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        yield from _targets(inner)
+    try:
+        return image_loader(build_recorded("data", OmegaConf.load(config_file).data, config_file))
+    except ValueError as error:
+        raise ValueError(f"{error}; say images=DIR") from None
 
 
 def draw(trajectory: Trajectory, load: LoadImage, side: int, columns: int) -> np.ndarray:

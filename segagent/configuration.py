@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,27 @@ def compose_config(entry: str, overrides: Sequence[str] = ()) -> DictConfig:
     """`configs/<entry>.yaml` with command-line overrides. Raises Hydra's errors on unknown keys and groups."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(entry, overrides=list(overrides))
+
+
+def build_recorded(group: str, settings: DictConfig, source: Path) -> Any:
+    """What settings that were read from a file describe, of a group of `configs/`.
+
+    The file may have come from elsewhere: it may not say what is run here. Raises `ValueError` for anything that no
+    member of the group is made of.
+    """
+    ours = {target for name in names(group) for target in _targets(OmegaConf.to_container(load_named(group, name)))}
+    foreign = [target for target in _targets(OmegaConf.to_container(settings)) if target not in ours]
+    if foreign:
+        raise ValueError(f"{source}: {group} is of {foreign[0]}, which is none of configs/{group}")
+    return build(settings)
+
+
+def _targets(node: object) -> Iterator[object]:
+    """All that a config would construct."""
+    if isinstance(node, dict):
+        yield from (value for key, value in node.items() if key == "_target_")
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _targets(inner)
 
 
 def build(config: DictConfig, **arguments: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -15,17 +16,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segagent.configuration import CONFIG_DIR, compose_config, names
-from segagent.data.trajectories import set_aside
+from segagent.data.trajectories import aside, set_aside
 from segagent.mllm.families import family_of
 
 # Keys that change how a run is done, not what it makes: a resumed run may differ in them.
 RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device", "engine", "on_error")
-_OF_DEVICE = ("device", "max_batch")  # settings of a network that may differ wherever `device` may
+# Settings of a network that may differ wherever `device` may: its own pace and memory.
+_OF_DEVICE = ("device", "max_batch", "embed_batch", "memory_bytes", "cache_bytes")
 
 
 def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
@@ -47,9 +49,14 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
         if group != "mllm" or value in ("", *names("mllm")):
             expanded.append(argument)
             continue
-        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-        expanded += [f"mllm={family_of(value)}", f'mllm.path="{quoted}"']
+        expanded += [f"mllm={family_of(value)}", f"mllm.path={_quoted(value)}"]
     return expanded
+
+
+def _quoted(path: str) -> str:
+    """For Hydra: in quotes a backslash stands for itself, but before a quote or at the end."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" if found[2] else "") + found[2], path)
+    return f'"{escaped}"'
 
 
 def _usage(entry: str, about: str) -> str:
@@ -74,6 +81,8 @@ def _explain(error: Exception) -> str:
     told = [
         line for line in lines + cause if not line.startswith(("See https", "full_key", "object_type", "Set the env"))
     ]
+    if isinstance(error, OverrideParseException):
+        told.append("Quotes, brackets, = and letters beyond ASCII need quotes of their own: \"KEY='VALUE'\"")
     return " ".join(dict.fromkeys(told))
 
 
@@ -201,10 +210,12 @@ def claim_output(
         if config.overwrite and grows:
             if data_file.is_file():
                 set_aside(data_file)
+                if config_file.is_file():  # its settings; those of a run that never began are not kept
+                    os.replace(config_file, aside(config_file))
             # What was made of it would else stand beside the new settings until the run ends, or is killed.
             for made in _results(out):
                 if made.is_file():
-                    os.replace(made, _old(made))
+                    os.replace(made, aside(made))
         write_text(config_file, f"# git {git_hash()}\n{OmegaConf.to_yaml(config)}")
     except BlockingIOError:  # somebody else writes to it
         raise
@@ -218,14 +229,10 @@ def _results(out: str | Path) -> set[Path]:
     return {Path(out), *(beside(out, ending) for ending in (".metrics.json", ".html", ".png"))}
 
 
-def _old(made: Path) -> Path:
-    return made.with_name(made.name + ".old")
-
-
 def drop_aside(out: str | Path) -> None:
     """At the end of a run: removes the results that `claim_output` set aside, which there are new ones for now."""
-    for made in _results(out):
-        _old(made).unlink(missing_ok=True)
+    for made in {*_results(out), beside(out, ".config.yaml")}:
+        aside(made).unlink(missing_ok=True)
 
 
 def refuse_own_start(config: DictConfig, paths: Iterable[str | None], deleted: Iterable[Path]) -> None:

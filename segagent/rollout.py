@@ -45,17 +45,22 @@ def _carry_out(search: Line | TreeSearch, moves: Sequence[Move], environment: En
     return len(moves)
 
 
-def _refused(search: Line | TreeSearch, places: Sequence[_Place], on_unsound: Callable[[str], None]) -> list[int]:
-    """Numbers of the samples that the policy takes no state of, each told of."""
-    numbers = []
+def _refused(search: Line | TreeSearch, places: Sequence[_Place]) -> dict[int, str]:
+    """Numbers of the samples that the policy takes no state of -> why."""
+    reasons = {}
     for place in places:
         try:
             search.probe(place.tree)
         except RefusedError as error:
             state = place.tree.node.state if isinstance(search, Line) else place.tree.root.state
-            on_unsound(f"sample {state.sample.sample_id!r}: {error}")
-            numbers.append(place.number)
-    return numbers
+            reasons[place.number] = _named(state.sample, error)
+    return reasons
+
+
+def _named(sample: Sample, error: Exception) -> str:
+    """The reason, with the sample's id."""
+    told = str(error)
+    return told if repr(sample.sample_id) in told else f"sample {sample.sample_id!r}: {told}"
 
 
 @dataclass(eq=False, slots=True)
@@ -119,9 +124,9 @@ class _Arrivals:
                 trees += self._plant([sample])
             except ValueError as error:
                 if self.on_unsound is None:
-                    self.failure = error
+                    self.failure = ValueError(_named(sample, error))
                     break
-                self.on_unsound(str(error))
+                self.on_unsound(_named(sample, error))
         return trees
 
     def _plant(self, samples: Sequence[Sample]) -> list:
@@ -154,12 +159,12 @@ def rollout(
     batch_size: samples under way at once, and so what bounds memory: each holds one state (a search: its tree), and as
     many embeddings of pictures are remembered, so that one that comes again (equal `image_key`) among the last
     `batch_size` is embedded once. A trajectory that is ready before an earlier one waits without image or embedding;
-    while one sample takes N turns, at most N * (batch_size - 1) do. When a sample cannot be loaded or begun, what is
-    under way is finished and yielded, then its error is raised; on_unsound: is told why a sample cannot be begun
-    (`ValueError`: no box, no target, ...) or is refused by the policy (`RefusedError`: a text that is too long for the
-    model), and the others go on. record_seconds: give each trajectory its share of the wall time in seconds (of each
-    turn, the same for all that took part; they add up to the whole, but for what refused samples took); off by default,
-    so that equal runs are equal byte for byte.
+    while one sample takes N turns, at most N * (batch_size - 1) do. When a sample cannot be loaded or begun, or is
+    refused by the policy (`RefusedError`: a text that is too long for the model), those before it are finished and
+    yielded, then its error is raised; on_unsound: is told why a sample cannot be begun (`ValueError`: no box, no
+    target, ...) or is refused, and the others go on. record_seconds: give each trajectory its share of the wall time in
+    seconds (of each turn, the same for all that took part; they add up to the whole, but for what refused samples
+    took); off by default, so that equal runs are equal byte for byte.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1")
@@ -175,15 +180,21 @@ def rollout(
             break
         ended: list[_Place] = []
         try:
-            moves = search.moves([place.tree for place in places])
+            moved = _carry_out(search, search.moves([place.tree for place in places]), environment)
         except RefusedError:
-            refused = [] if on_unsound is None else _refused(search, places, on_unsound)
+            refused = _refused(search, places)
             if not refused:
                 raise
-            waiting |= dict.fromkeys(refused)
-            places = [place for place in places if place.number not in refused]
+            if on_unsound is None:  # those before the first are finished, as where one cannot be loaded
+                first = min(refused)
+                arrivals.failure = RefusedError(refused[first])
+                places = [place for place in places if place.number < first]
+            else:
+                for reason in refused.values():
+                    on_unsound(reason)
+                waiting |= dict.fromkeys(refused)
+                places = [place for place in places if place.number not in refused]
         else:
-            moved = _carry_out(search, moves, environment)
             ended = [place for place in places if not moved or place.tree.ended]
         share = (time.perf_counter() - began) / max(1, len(places))
         for place in places:

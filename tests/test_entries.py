@@ -14,9 +14,11 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from segagent.configuration import compose_config
 from segagent.data.predictions import read_predictions
 from segagent.data.trajectories import read_trajectories
-from segagent.entry import beside, claim_output, run_entry
+from segagent.entry import beside, claim_output, expand_checkpoints, run_entry
+from segagent.mllm.testing import write_nano
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -129,6 +131,15 @@ def test_a_search_is_evaluated_by_the_mask_it_returns(tmp_path):
     assert "no model given" in wrong.stderr
 
 
+@pytest.mark.parametrize("name", ["a b", "lr=1e-5", 'a"b', "back\\slash", "ends\\", 'both\\"', "K\u00f6ln", "a,b(c)"])
+def test_the_folder_of_a_checkpoint_may_have_any_name(tmp_path, name):
+    folder = tmp_path / name
+    write_nano(folder)
+    config = compose_config("evaluate", [*expand_checkpoints([f"mllm={folder}"]), "out=x"])
+    OmegaConf.resolve(config)
+    assert config.mllm.path == str(folder)
+
+
 def test_shards_joined_are_one_run(tmp_path):
     settings = ("data.limit=5", "segmenter=graphcut", "rollout.max_clicks=2")
     call("scripts/evaluate.py", *settings, f"out={tmp_path / 'whole.json'}")
@@ -158,6 +169,14 @@ def test_shards_joined_are_one_run(tmp_path):
     assert "shard 1/2" in swapped.stderr and "in order" in swapped.stderr
     over = call("scripts/join.py", f"out={tmp_path / 'part0.json'}", parts, "overwrite=true", code=2)
     assert "out is one of the parts" in over.stderr
+    kept = {index: (tmp_path / f"part{index}.config.yaml").read_text() for index in range(2)}
+    for index, text in kept.items():  # files that came from elsewhere may not say what is run here
+        foreign = text.replace("segagent.data.refshapes.RefShapes", "builtins.print")
+        (tmp_path / f"part{index}.config.yaml").write_text(foreign)
+    told = call("scripts/join.py", f"out={tmp_path / 'x.json'}", parts, code=2)
+    assert "part0.config.yaml: data is of builtins.print, which is none of configs/data" in told.stderr
+    for index, text in kept.items():
+        (tmp_path / f"part{index}.config.yaml").write_text(text)
     lines = (tmp_path / "part1.trajectories.jsonl").read_text().splitlines(True)
     (tmp_path / "part1.trajectories.jsonl").write_text("".join(lines[:-1]))
     cut = call("scripts/join.py", f"out={tmp_path / 'x.json'}", parts, code=2)
@@ -252,6 +271,8 @@ def test_or_are_skipped_reported_and_seen_in_the_exit_code(photos, tmp_path):
         (["out=x.jsonl", "official_out=y.json", "init=box"], "clicks from empty only (init=box)"),
         (["out=x.jsonl", "init=boxes"], "init=boxes: choose empty, box, random_points, mask"),
         (["out=x.jsonl", "+data.colour=red"], "unexpected keyword argument 'colour'"),
+        (["out=x.jsonl", "data.subset=the man's"], "need quotes of their own: \"KEY='VALUE'\""),
+        (["out=x.jsonl", "segmenter=simpleclick_nano", "segmenter.device=null"], "device=None cannot be used here"),
     ],
 )
 def test_wrong_settings_end_with_one_clear_line(settings, message, tmp_path, monkeypatch):
@@ -361,9 +382,11 @@ def test_files_of_one_run_are_not_another_runs(tmp_path):
     made = {path.name for path in tmp_path.glob("e.*")} - {"e.config.yaml"}
     claim_output(tmp_path / "e.json", config, tmp_path / "e.trajectories.jsonl", grows=True)
     left = {path.name for path in tmp_path.glob("e.*")}
-    assert left == {"e.config.yaml", *(f"{name}.old" for name in made)}, "no figures under settings of others"
+    old = {f"{name}.set-aside" for name in {*made, "e.config.yaml"}}
+    assert left == {"e.config.yaml", *old}, "no figures under settings of others"
+    (tmp_path / "e.json.old").write_text("kept by somebody")
     call("scripts/evaluate.py", *size, "policy=oracle", "rollout.max_clicks=1", f"out={tmp_path / 'e.json'}")
-    assert {path.name for path in tmp_path.glob("e.*")} == {"e.config.yaml", *made}
+    assert {path.name for path in tmp_path.glob("e.*")} == {"e.config.yaml", "e.json.old", *made}
     moved = OmegaConf.create({"out": str(tmp_path / "sft"), "resume": True, "overwrite": False})
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "train.csv").touch()

@@ -235,3 +235,44 @@ def test_a_sample_that_the_policy_refuses_is_left_out_and_the_others_go_on(discs
     assert [t.sample_id for t in last] == ["s0", "s1", "s2", "s4", "s5"], "those that waited for it too"
     with pytest.raises(RefusedError, match="too long"):
         made(Picky(lengths, {("s1", 0)}), batch_size=3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 8])
+def test_where_a_refusal_ends_the_run_those_before_it_are_done(discs, dataset_of, batch_size):
+    policy, made = Picky([2, 3, 1, 4, 0, 9], {("s3", 2), ("s4", 0)}), []
+    with pytest.raises(RefusedError, match="sample 's3': too long"):
+        for batch in rollout(
+            dataset_of(6), policy=policy, environment=Environment(segmenter=discs), batch_size=batch_size
+        ):
+            made += batch
+    assert [(one.sample_id, len(one.steps)) for one in made] == [("s0", 2), ("s1", 3), ("s2", 1)]
+
+
+def test_a_judge_that_refuses_is_a_refusal_too(discs, dataset_of):
+    lengths, environment, told = [2, 3, 1, 2], Environment(segmenter=discs, max_clicks=9), []
+
+    def made(refused, **given):
+        judge = Announcing(Picky([9] * 4, refused))
+        search = Beam(proposer=Lengths(lengths), reward=PredictedIou(judge=judge), k=1)
+        batches = rollout(dataset_of(4), policy=search, environment=environment, batch_size=3, **given)
+        return {one.sample_id: json.dumps(trajectory_to_json(one)) for batch in batches for one in batch}
+
+    whole = made(set())
+    left = made({("s0", 0), ("s2", 1)}, on_unsound=told.append)
+    assert told == ["sample 's0': too long", "sample 's2': too long"]
+    assert left == {name: line for name, line in whole.items() if name in ("s1", "s3")}
+
+
+def test_the_others_are_not_asked_again(discs, dataset_of):
+    replies = []
+
+    class Counted(Picky):
+        def propose(self, states, k=1):
+            rows = super().propose(states, k)
+            replies.extend(states)
+            return rows
+
+    policy = Counted([0] * 8, {("s5", 0)})
+    given = {"policy": policy, "environment": Environment(segmenter=discs), "batch_size": 8}
+    made = [one for batch in rollout(dataset_of(8), on_unsound=lambda reason: None, **given) for one in batch]
+    assert len(made) == 7 and len(replies) == 7

@@ -124,6 +124,8 @@ def test_processes_of_a_launcher_do_not_all_do_the_whole(monkeypatch):
 def test_settings_that_change_no_result_may_change_when_a_run_goes_on():
     old = {"device": "auto", "policy": {"mllm": {"device": "auto", "max_batch": 32}}, "on_error": "stop", "seed": 0}
     new = {"device": "cpu", "policy": {"mllm": {"device": "cpu", "max_batch": 8}}, "on_error": "skip", "seed": 1}
+    old["segmenter"] = {"memory_bytes": 2**30, "embed_batch": 4, "cache_bytes": 1}
+    new["segmenter"] = {"memory_bytes": 2**20, "embed_batch": 1, "cache_bytes": 2}
     assert differing_settings(*map(OmegaConf.create, (old, new))) == ["seed (0 then, 1 now)"]
 
 
@@ -140,9 +142,10 @@ def test_lines_of_another_run_never_stand_beside_the_settings_of_this_one(tmp_pa
         claim(1)
     claim(1, overwrite=True)  # and the run ends before it begins
     claim(1, resume=True)
-    assert not lines.exists() and lines.with_name(lines.name + ".old").read_text() == "of seed 0"
+    assert not lines.exists() and lines.with_name(lines.name + ".set-aside").read_text() == "of seed 0"
     with TrajectoryWriter(lines):
-        assert {path.name for path in tmp_path.iterdir()} == {lines.name, "p.config.yaml"}
+        assert {path.name for path in tmp_path.iterdir()} == {lines.name, "p.config.yaml", "p.config.yaml.set-aside"}
+    assert OmegaConf.load(tmp_path / "p.config.yaml.set-aside").seed == 0, "of the lines that were set aside"
     lines.unlink()
     out.write_text("predictions of somebody")
     with pytest.raises(ValueError, match=r"p.json: is there already"):

@@ -54,6 +54,8 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
     claim_output(out / "annotations.json", config, lines, grows=True)
     done = roll_out(config, work, lines)
     shutil.rmtree(out / "masks", ignore_errors=True)  # of an earlier run; like all but the lines, made anew
+    for name in ("ranking.csv", "suspicious.html"):  # of mode=filter only
+        (out / name).unlink(missing_ok=True)
     trajectories = [light(trajectory) for trajectory in read_trajectories(lines)]
     figures: dict[str, Any] = {"mode": config.mode, "who": who(config), "n": len(trajectories)}
     figures |= {"n_skipped": len(done.skipped), "skipped": done.skipped}
@@ -82,9 +84,10 @@ def _check_folder(out: Path, config: DictConfig) -> None:
     joined = config.resume and names == ["trajectories.jsonl"]  # of shards
     if names and "annotations.config.yaml" not in names and not joined:
         raise ValueError(f"{out}: holds other files; choose a new folder, or an empty one (out)")
-    for name in ("masks", "truth"):
-        if config[name] and Path(config[name]).resolve() == (out / "masks").resolve():
-            raise ValueError(f"{config[name]}: {name} is the folder that would be written to; choose another out")
+    written = [(out / name).resolve() for name in ("masks", "annotations.json")]
+    for name in ("masks", "truth", "coco", "images"):
+        if config[name] and any(Path(config[name]).resolve().is_relative_to(path) for path in written):
+            raise ValueError(f"{config[name]}: {name} is what this run would write; choose another out")
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

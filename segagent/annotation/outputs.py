@@ -21,6 +21,8 @@ from segagent.entry import write_text
 from segagent.masks import decode_rle, encode_rle, mask_to_polygons, polygons_to_mask
 from segagent.types import Trajectory
 
+_OF_FILTER = ("sample_id", "suspicious", "bad_probability")  # keys of an annotation that say what a filter found
+
 
 def write_masks(folder: Path, trajectories: Sequence[Trajectory]) -> None:
     """`folder/SAMPLE_ID.png` each, 255 on the object."""
@@ -86,7 +88,8 @@ def changed_coco(path: Path, trajectories: Sequence[Trajectory], *, polygons: bo
     """The COCO file at `path` with what was found of its annotations; every other key and id stays.
 
     An annotation with several descriptions has several samples: the mask that is predicted best counts. Only masks that
-    changed are written anew. annotate: annotations that nobody worked on are left out; else they stay as they are.
+    changed are written anew. annotate: annotations that nobody worked on are left out; else they stay as they are, but
+    for what an earlier filter said of them.
     """
     content = read_instances(path)
     best: dict[Any, Trajectory] = {}
@@ -98,7 +101,8 @@ def changed_coco(path: Path, trajectories: Sequence[Trajectory], *, polygons: bo
     for entry in content["annotations"]:
         found = best.get(entry.get("id"))
         if found is None:
-            annotations += [] if mode == "annotate" else [entry]
+            kept = {key: value for key, value in entry.items() if mode != "filter" or key not in _OF_FILTER}
+            annotations += [] if mode == "annotate" else [kept]
             continue
         keeps = mode == "filter" or (mode == "refine" and returned(found) == 0)
         annotations.append(entry | ({} if keeps else _facts(found, polygons)) | _judgement(found))

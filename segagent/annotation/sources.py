@@ -12,6 +12,7 @@ from segagent.data.given_masks import GivenMasks
 from segagent.data.picture_folder import PictureFolder
 from segagent.engines.work import RolloutWork
 from segagent.policies.calibration import Calibration
+from segagent.policies.reward_model import SegmenterScore
 from segagent.policies.search import Beam, TreeSearch
 from segagent.types import InitKind
 
@@ -40,6 +41,13 @@ def check_settings(config: DictConfig) -> None:
     for name in ("precision", "bad_iou"):
         if not 0 < config.filter[name] <= 1:
             raise ValueError(f"filter.{name}={config.filter[name]}: in (0, 1], e.g. 0.9")
+    threshold, shown = config.filter.threshold, config.filter.shown
+    if threshold is not None and not 0 < threshold <= 1:
+        raise ValueError(f"filter.threshold={threshold}: an IoU in (0, 1], e.g. 0.75, or null")
+    if shown < 0:
+        raise ValueError(f"filter.shown={shown}: 0 or more")
+    if not (config.text is None or isinstance(config.text, str)):
+        raise ValueError(f"text={config.text}: is read as no text; quote it: \"text='{config.text}'\"")
 
 
 def source_of(config: DictConfig) -> DictConfig:
@@ -53,11 +61,17 @@ def source_of(config: DictConfig) -> DictConfig:
 def policy_of(config: DictConfig) -> DictConfig:
     """`config.policy`; to filter, a search that looks at the given mask, judges it and does nothing.
 
-    Raises `ValueError` when the policy cannot do what the mode needs.
+    Raises `ValueError` when policy or reward cannot do what the mode needs.
     """
+    if config.mode != "annotate" and get_class(config.reward._target_) is SegmenterScore:
+        raise ValueError(
+            f"mode={config.mode}: reward=segmenter_score speaks only of masks that the segmenter made, so not of the "
+            "given ones; choose reward=predicted_iou"
+        )
     if config.mode == "filter":
         parts = {"proposer": config.proposer, "reward": config.reward}
-        return _made(Beam, k=1, budget=0, keep_candidates=False, **parts)
+        replies = config.search.k if config.reward.get("statistic") == "mean" else 1
+        return _made(Beam, k=replies, budget=0, keep_candidates=False, **parts)
     policy = get_class(config.policy._target_)
     if config.mode == "refine" and not issubclass(policy, TreeSearch):
         raise ValueError(

@@ -159,21 +159,22 @@ def to_lines(trajectories: Iterable[Trajectory]) -> bytes:
     ).encode("utf-8", "backslashreplace")  # a lone surrogate of a served model's reply becomes its JSON escape
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(path.name + ".old")
+def aside(path: Path) -> Path:
+    """A name that nobody else gives, since it is removed again."""
+    return path.with_name(path.name + ".set-aside")
 
 
 def set_aside(path: Path) -> None:
-    """The file becomes `NAME.old` until a writer begins it anew: a run that fails before that loses nothing.
+    """The file becomes `NAME.set-aside` until a writer begins it anew: a run that fails before that loses nothing.
 
     Raises `OSError` while another process writes to it.
     """
     with open(path, "ab") as file:
         _lock(file, path)
         if fcntl is not None:
-            os.replace(path, _aside(path))
+            os.replace(path, aside(path))
             return
-    os.replace(path, _aside(path))  # Windows renames no open file
+    os.replace(path, aside(path))  # Windows renames no open file
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
@@ -211,7 +212,7 @@ class TrajectoryWriter:
                 self._recover()
             else:
                 self._file.truncate(0)
-                _aside(self.path).unlink(missing_ok=True)
+                aside(self.path).unlink(missing_ok=True)
             self._file.seek(0, os.SEEK_END)
         except BaseException:
             self._file.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from segagent.improvement.relabelling import relabel
-from segagent.types import EndReason, Trajectory
+from segagent.types import EndReason, InitKind, Trajectory
 
 REWARDS = ("true_iou", "search")
 
@@ -35,7 +35,8 @@ def rewards_of(trajectory: Trajectory, reward: str) -> list[float | None]:
     """One reward per mask, the initial one first.
 
     reward: `true_iou`, or `search`, what the reward model of a search said of each (`reward=predicted_iou`: the process
-    reward model; None where it said nothing). Raises `ValueError` when the trajectory does not hold it.
+    reward model; None where it said nothing, but 0 of an empty start: a segmenter's score speaks only of masks that it
+    made). Raises `ValueError` when the trajectory does not hold it.
     """
     if reward == "true_iou":
         values = [trajectory.init_iou, *(step.iou_after for step in trajectory.steps)]
@@ -47,7 +48,10 @@ def rewards_of(trajectory: Trajectory, reward: str) -> list[float | None]:
             f"sample {trajectory.sample_id!r}: method.reward=search, but no search judged its masks; roll out with "
             "policy=greedy search.k=1"
         )
-    return [*(step.action.predicted_iou for step in trajectory.steps), trajectory.extras.get("pred_iou")]
+    said = [*(step.action.predicted_iou for step in trajectory.steps), trajectory.extras.get("pred_iou")]
+    if said[0] is None and trajectory.init is InitKind.EMPTY:
+        said[0] = 0.0
+    return said
 
 
 def _check(reward: str, **ious: float | None) -> None:

@@ -206,17 +206,22 @@ def _announced(
     """Predicted IoU of each mask, initial one first, in `[0, 1]`; NaN where none.
 
     A reply announces the IoU of the mask before its action: reply j+1 (here `outputs[j]`) that of mask j. Our key
-    `pred_iou` of an entry is that of its own mask, exact where a text is rounded, and goes before it. percent: the
-    numbers that were read out of the outputs already.
+    `pred_iou` of an entry is that of its own mask, exact where a text is rounded, and goes before it. Where a search
+    chose the mask (`returned` in its extras) its rewards are all that counts: the texts may speak of another number.
+    percent: the numbers that were read out of the outputs already.
     """
-    if percent is None:
+    extras = record.get("extras")
+    if isinstance(extras, dict) and "returned" in extras:
+        values = [np.nan] * (len(items) + 1)
+    elif percent is None:
         values = [_from_text(text) for text in outputs]
     else:
         values = [
             number / 100 if text and MARK in text and 0 <= number <= 100 else _from_text(text)
             for text, number in zip(outputs, percent, strict=True)
         ]
-    values.append(_from_text(record.get("end_text")))
+    if len(values) == len(items):
+        values.append(_from_text(record.get("end_text")))
     init = record.get("init")
     known = [init.get("pred_iou") if isinstance(init, dict) else None, *(item.get("pred_iou") for item in items)]
     known[-1] = known[-1] if record.get("pred_iou") is None else record["pred_iou"]

@@ -7,6 +7,7 @@ with the pairs, so that the probability of an IoU under any bound can be told to
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -78,10 +79,13 @@ class Calibration:
         return Calibration.fit(calibrated, (self.pairs[:, 1] >= bound).astype(float))
 
     def save(self, path: str | Path) -> None:
+        """A whole file, or the old one stays."""
         knots = {"number": self.number, "predicted": self.predicted.tolist(), "true": self.true.tolist()}
         if self.pairs is not None:
             knots["pairs"] = self.pairs.round(4).tolist()
-        Path(path).write_text(json.dumps(knots, indent=1) + "\n", encoding="utf-8")
+        partial = Path(path).with_name(Path(path).name + ".partial")
+        partial.write_text(json.dumps(knots, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -22,9 +22,10 @@ from segagent.types import Action, EndReason, State
 
 @dataclass(eq=False)
 class _Thread:
-    """A tree with one branch, of which only the end is remembered."""
+    """A tree with one branch, of which only the end is remembered. proposed: the action to be made next, once asked."""
 
     node: Node
+    proposed: Action | None = None
 
     @property
     def ended(self) -> bool:
@@ -45,16 +46,19 @@ class Line:
 
     def moves(self, trees: Sequence[_Thread]) -> list[Move]:
         running = [tree for tree in trees if not tree.ended]
-        proposals = self.policy.propose([tree.node.state for tree in running]) if running else []
-        return [Move(tree, tree.node, actions[0]) for tree, actions in zip(running, proposals, strict=True)]
+        asked = [tree for tree in running if tree.proposed is None]
+        proposals = self.policy.propose([tree.node.state for tree in asked]) if asked else []
+        for tree, actions in zip(asked, proposals, strict=True):
+            tree.proposed = actions[0]
+        return [Move(tree, tree.node, tree.proposed) for tree in running]
 
     def probe(self, tree: _Thread) -> None:
-        """Raises what `moves` would raise of this tree alone, and leaves it as it is."""
+        """Raises what `moves` would raise of this tree alone; a reply is kept for it."""
         self.moves([tree])
 
     def grow(self, moves: Sequence[Move], states: Sequence[State]) -> None:
         for move, state in zip(moves, states, strict=True):
-            move.tree.node = Node(state)
+            move.tree.node, move.tree.proposed = Node(state), None
 
 
 class TreeSearch(ABC):
@@ -137,13 +141,13 @@ class TreeSearch(ABC):
         return moves
 
     def probe(self, tree: Tree) -> None:
-        """Raises what `moves` would raise of this tree alone; nothing is tried yet."""
+        """Raises what `moves`, or judging what is pending, would raise of this tree alone; nothing is tried yet."""
         self._asked_now([tree])
 
     def _asked_now(self, trees: Sequence[Tree]) -> list[tuple[Tree, Node]]:
         """Nodes to go on from, all with their candidates."""
-        if self.reward.reads_replies:
-            self._look(trees)
+        # Of a reward that needs no reply only what it refused to judge in `grow` is pending.
+        self._look(trees)
         asked = [(tree, node) for tree in trees for node in tree.frontier()]
         self._propose([node for _, node in asked if node.candidates is None])
         return asked

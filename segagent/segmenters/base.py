@@ -62,7 +62,10 @@ def check_states(
         )
     for index, ((height, width), points, box) in enumerate(zip(sizes, clicks, boxes, strict=True)):
         if box is not None and not accepts_boxes:
-            raise ValueError(f"state {index}: this segmenter takes clicks only, no box")
+            raise ValueError(
+                f"state {index}: this segmenter takes clicks only, no box; choose one that takes boxes "
+                "(segmenter=graphcut, sam, ...), or a policy without them"
+            )
         if box is None and not points:
             raise ValueError(f"state {index}: no click{' and no box' if accepts_boxes else ''}; give at least one")
         if box is not None and not (0 <= box.x0 and box.x1 <= width and 0 <= box.y0 and box.y1 <= height):

@@ -153,7 +153,6 @@ class EmbeddingCache:
     def _path(self, key: str) -> Path:
         if self._home is None:
             self._home = self.folder / self._maker()
-            self._home.mkdir(exist_ok=True)
         return self._home / (key + _ENDING)
 
     def _read(self, key: str) -> Embedding | None:
@@ -181,11 +180,13 @@ class EmbeddingCache:
         content = save({str(number): part for number, part in enumerate(parts)}, {"sha256": _digest(parts)})
         partial = path.with_name(f"{key}.{uuid.uuid4().hex}{_PARTIAL}")
         try:
+            path.parent.mkdir(exist_ok=True)
             partial.write_bytes(content)
             os.replace(partial, path)
             self._make_room(len(content))
         except OSError as error:  # a full disk must not end a run that can go on without it
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             if not self._warned:
                 _LOG.warning("embedding cache %s: %s; going on without writing to it", self.folder, error)
             self._warned = True

@@ -11,12 +11,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, SamConfig, SamModel
+
+from segagent.segmenters.torch_files import UNREADABLE, not_readable
 
 # Official name -> transformers' name, applied in this order to whole keys.
 _RENAMES = [
@@ -58,9 +59,8 @@ def load_sam(path: str | Path, decoder_heads: int | None = None) -> SamModel:
         return load_folder(path, SamModel, ["sam"])
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
-        raise ValueError(f"{path}: not a file of tensors written by torch.save ({reason})") from None
+    except UNREADABLE as error:
+        raise ValueError(not_readable(path, error)) from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: is not a dictionary of tensors; expected an official sam_vit_*.pth file")
     return sam_from_official(state, str(path), decoder_heads)
@@ -68,7 +68,10 @@ def load_sam(path: str | Path, decoder_heads: int | None = None) -> SamModel:
 
 def sam_from_official(state: Mapping[str, Tensor], where: str, decoder_heads: int | None = None) -> SamModel:
     """Tensors by their official names -> `SamModel` that holds them. where: the file's name in messages."""
-    config = _read_architecture(state, where, decoder_heads)
+    try:
+        config = _read_architecture(state, where, decoder_heads)
+    except (TypeError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(f"{where}: tensors of other shapes than an official sam_vit_*.pth file's ({error})") from None
     with torch.device("meta"):  # nothing is drawn at random only to be replaced
         network = SamModel(config)
     renamed = {_rename(key): value for key, value in state.items()}
@@ -103,10 +106,13 @@ def _read_architecture(state: Mapping[str, Tensor], where: str, decoder_heads: i
         return state[key].shape
 
     def count(prefix: str) -> int:
-        numbers = [int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)]
-        return max(numbers, default=-1) + 1
+        numbers = [key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)]
+        return max([int(number) for number in numbers if number.isdecimal()], default=-1) + 1
 
-    width, channels, patch, _ = shape("image_encoder.patch_embed.proj.weight")
+    projection = shape("image_encoder.patch_embed.proj.weight")
+    if len(projection) != 4:
+        raise ValueError(f"{where}: image_encoder.patch_embed.proj.weight is {list(projection)}, not of 4 dimensions")
+    width, channels, patch, _ = projection
     grid, depth = shape("image_encoder.pos_embed")[1], count("image_encoder.blocks.")
     spans = [(shape(f"image_encoder.blocks.{k}.attn.rel_pos_h")[0] + 1) // 2 for k in range(depth)]
     prompt_width = shape("prompt_encoder.not_a_point_embed.weight")[1]

@@ -54,7 +54,7 @@ class SamHq(Sam):
         return final, globals_[0]  # the decoder reads the first global block only
 
     def decode(self, features: Embedding, sparse: Tensor, dense: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:
-        return self.network.mask_decoder(
+        logits, scores = self.network.mask_decoder(
             image_embeddings=features[0],
             image_positional_embeddings=self._positions_of(sparse),
             sparse_prompt_embeddings=sparse,
@@ -63,3 +63,4 @@ class SamHq(Sam):
             hq_token_only=self.hq_only,
             intermediate_embeddings=[features[1]],
         )[:2]
+        return logits, scores[..., : logits.shape[2]]  # with hq_only too as many as masks; sorted

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segagent.segmenters.simpleclick_vit import SimpleClickConfig, SimpleClickNet
+from segagent.segmenters.torch_files import UNREADABLE, not_readable
 from segagent.weights import checkpoint_path
 
 # In the released files, used by nothing: the classifier's leftovers and the upsampling branches of other head variants.
@@ -39,14 +40,17 @@ class _Inert:
 def _read_released(path: Path) -> dict:
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: not a file written by torch.save ({error})") from None
+    except UNREADABLE as error:
+        raise ValueError(not_readable(path, error)) from None
     foreign = [name for name in unknown if not name.startswith("isegm.")]
     if foreign:
         raise ValueError(f"{path}: holds {foreign[0]}, which no SimpleClick checkpoint needs; refused")
-    with torch.serialization.safe_globals([(_Inert, name) for name in unknown]):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(content, list):  # several stages: the last one is the finished model
+    try:
+        with torch.serialization.safe_globals([(_Inert, name) for name in unknown]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise ValueError(not_readable(path, error)) from None
+    if isinstance(content, list) and content:  # several stages: the last one is the finished model
         content = content[-1]
     missing = {"state_dict", "config"} - set(content if isinstance(content, dict) else ())
     if missing:
@@ -54,10 +58,10 @@ def _read_released(path: Path) -> dict:
     return content
 
 
-def _config_of(params: dict[str, Any], path: Path) -> SimpleClickConfig:
-    """Architecture from the `params` of a released config: `{name: {"value": ...}}`."""
+def _config_of(config: dict[str, Any], path: Path) -> SimpleClickConfig:
+    """Architecture from a released config: `{"params": {name: {"value": ...}}}`."""
     try:
-        values = {name: entry["value"] for name, entry in params.items()}
+        values = {name: entry["value"] for name, entry in config["params"].items()}
         backbone, neck, head = values["backbone_params"], values["neck_params"], values["head_params"]
         for name, wanted in (("use_disks", True), ("with_prev_mask", True), ("use_rgb_conv", False)):
             if values.get(name, wanted) is not wanted:
@@ -74,7 +78,9 @@ def _config_of(params: dict[str, Any], path: Path) -> SimpleClickConfig:
             head_channels=head["channels"],
             click_radius=values["norm_radius"],
         )
-    except (KeyError, TypeError) as error:
+    except ValueError as error:  # of the configuration too, which knows no file
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{path}: its config is not that of a released SimpleClick model ({error!r})") from None
 
 
@@ -101,7 +107,7 @@ def load_simpleclick(path: str | Path) -> SimpleClickNet:
     if path.is_dir():
         return _load_folder(path)
     content = _read_released(path)
-    return _fill(SimpleClickNet(_config_of(content["config"]["params"], path)), content["state_dict"], path).eval()
+    return _fill(SimpleClickNet(_config_of(content["config"], path)), content["state_dict"], path).eval()
 
 
 def _load_folder(path: Path) -> SimpleClickNet:

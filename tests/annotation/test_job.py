@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 
 from segagent.annotation.job import annotate_config
 from segagent.annotation.outputs import changed_coco, segmentation_of
+from segagent.annotation.sources import policy_of
 from segagent.configuration import compose_config
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import expand_checkpoints
@@ -174,6 +175,13 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (["filter.precision=90"], r"filter\.precision=90: in \(0, 1\]"),
         (["out={world}/images/out"], "lies in the folder of the pictures"),
         (["out={world}"], "holds other files; choose a new folder"),
+        (["filter.threshold=75"], r"filter\.threshold=75: an IoU in \(0, 1\]"),
+        (["filter.shown=-1"], r"filter\.shown=-1: 0 or more"),
+        (["text=7"], "text=7: is read as no text; quote it"),
+        (
+            ["text=null", "mode=filter", "coco={world}/given.json", "reward=segmenter_score"],
+            "speaks only of masks that",
+        ),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_done(world, tmp_path, settings, message):
@@ -227,3 +235,38 @@ def test_parts_joined_by_cat_become_the_whole(world, tmp_path):
     (tmp_path / "others" / "masks").mkdir()
     with pytest.raises(ValueError, match="holds other files"):
         do(tmp_path / "others", *given, "overwrite=true")
+
+
+def test_a_run_does_not_read_what_it_would_write(world, tmp_path):
+    out, given = tmp_path / "out", ("mode=refine", f"images={world}/images", *NOISY)
+    do(out, *given, f"coco={world}/given.json")
+    before = (out / "annotations.json").read_bytes()
+    for name in ("coco", "truth"):
+        wanted = {"coco": f"{world}/given.json", name: f"{out}/annotations.json"}
+        with pytest.raises(ValueError, match=f"annotations.json: {name} is what this run would write"):
+            do(out, *given, "overwrite=true", *(f"{key}={value}" for key, value in wanted.items()))
+    assert (out / "annotations.json").read_bytes() == before
+
+
+def test_what_an_earlier_filter_said_is_not_taken_for_this_ones(world, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    given = ("mode=filter", f"images={world}/images", *NOISY, "filter.threshold=0.75")
+    do(first, *given, f"coco={world}/given.json", f"truth={world}/truth.json")
+    content = json.loads((first / "annotations.json").read_text())
+    content["annotations"][5] |= {"sample_id": "100", "suspicious": True}  # of another file, where this was its name
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    figures, _ = do(second, *given, f"coco={tmp_path}/c.json", f"truth={world}/truth.json", "limit=1")
+    assert figures["n"] == 1
+    made = json.loads((second / "annotations.json").read_text())["annotations"]
+    assert [entry.get("suspicious") for entry in made] == [True, None, None, None, None, None]
+    do(second, f"images={world}/images", f"coco={world}/given.json", "overwrite=true", *NOISY, "mode=refine")
+    assert not (second / "ranking.csv").exists() and not (second / "suspicious.html").exists()
+
+
+def test_a_mean_of_replies_is_of_as_many_as_are_asked_for():
+    def replies(*settings):
+        config = compose_config("annotate", ["out=x", "mode=filter", "images=x", "search.k=5", *settings])
+        OmegaConf.resolve(config)
+        return policy_of(config).k
+
+    assert (replies("reward.statistic=mean"), replies()) == (5, 1)

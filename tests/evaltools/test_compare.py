@@ -185,3 +185,21 @@ def test_a_picture_that_is_named_by_its_number_is_found(script, tmp_path):
     photo = script.photo_of(record(0, 5, image_name=7), [tmp_path])
     assert photo.shape == (H, W, 3) and abs(int(photo.mean()) - 40) < 3
     assert (script.photo_of(record(0, 5, image_name=8), [tmp_path]) == 128).all()
+
+
+def test_what_is_compared_is_never_written_over(script, tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(json.dumps(run_of([5, 8])))
+    (tmp_path / "r.html").write_text("the report of another run")
+
+    def asked(*settings):
+        return compose_config("compare", [f"a={tmp_path}/a.json", f"b={tmp_path}/b.json", *settings])
+
+    for out, reason in (("a.json", "is one of the files that are compared"), ("r.json", "r.html: is there already")):
+        with pytest.raises(ValueError, match=reason):
+            script.main(asked(f"out={tmp_path}/{out}", *(["overwrite=true"] if out == "a.json" else [])))
+    assert json.loads((tmp_path / "a.json").read_text()) == run_of([5, 8])
+    lacking = [{key: value for key, value in entry.items() if key != "height"} for entry in run_of([5, 8])]
+    (tmp_path / "b.json").write_text(json.dumps(lacking))
+    with pytest.raises(ValueError, match="key 'height' is missing"):
+        script.main(asked(f"out={tmp_path}/new.json"))

@@ -32,18 +32,30 @@ def composed(out, *overrides):
 
 def test_the_true_iou_as_reward_makes_no_mistake(script, tmp_path, capsys):
     out = tmp_path / "f.json"
-    assert script.main(composed(out, f"calibration_out={tmp_path}")) == 0
+    assert script.main(composed(out)) == 0
     figures = json.loads(out.read_text())
     assert figures["n"] == 6 and figures["n_unjudged"] == 0 and figures["mae"] == figures["mse"] == 0
     assert figures["pearson"] == pytest.approx(1) and figures["spearman"] == pytest.approx(1)
     assert sum(figures["reliability_n"]) == 6 and figures["search_clicks"] == 0 and figures["search_rewards"] == 6
     assert {path.name for path in tmp_path.iterdir()} == {
-        "f.json", "f.png", "f.config.yaml", "f.trajectories.jsonl", "iou_calibration.json"
+        "f.json", "f.png", "f.config.yaml", "f.trajectories.jsonl"
     }  # fmt: skip
+    assert "precision" in capsys.readouterr().out
+
+
+def test_a_calibration_is_fitted_to_what_is_told(script, tmp_path, monkeypatch):
+    """An annotator tells no IoU; here it tells the square of the true one, which the calibration undoes."""
+
+    def squared(self, states, replies):
+        return [state.iou**2 for state in states]
+
+    monkeypatch.setattr("segagent.policies.reward_model.PredictedIou.score", squared)
+    given = ("reward=predicted_iou", f"calibration_out={tmp_path}")
+    assert script.main(composed(tmp_path / "f.json", *given)) == 0
     calibration = Calibration.load(tmp_path)
+    assert calibration.number == "greedy"
     for one in read_trajectories(tmp_path / "f.trajectories.jsonl"):
         assert calibration(one.extras["pred_iou"]) == pytest.approx(one.init_iou)
-    assert "precision" in capsys.readouterr().out
 
 
 def test_the_masks_are_made_of_random_points_in_the_box(script, tmp_path):
@@ -88,14 +100,20 @@ def test_a_finished_run_is_gone_on_with_to_the_same_and_a_calibration_is_of_plai
     counts = {key for key in before if key.startswith("search_")}
     assert json.loads(out.read_text()) == {key: before[key] for key in before.keys() - counts} and counts
     (tmp_path / "c").mkdir()
-    known = composed(tmp_path / "g.json", f"calibration_out={tmp_path / 'c'}", f"+reward.calibration={tmp_path / 'c'}")
-    with pytest.raises(ValueError, match="calibration_out: is fitted to numbers as they are announced"):
-        script.main(known)
-    one = composed(
-        tmp_path / "g.json", f"calibration_out={tmp_path / 'c'}", "reward=predicted_iou", "reward.statistic=mean"
-    )
-    with pytest.raises(ValueError, match=r"reward\.statistic=mean: is of one reply with search\.k=1"):
-        script.main(one)
+    (tmp_path / "c" / "iou_calibration.json").write_text("somebody's")
+    given = (f"calibration_out={tmp_path / 'c'}", "reward=predicted_iou")
+    for changes, reason in (
+        (("reward=true_iou",), "calibration_out: is of the IoU that a model tells"),
+        ((f"reward.calibration={tmp_path / 'c'}",), "calibration_out: is fitted to numbers as they are announced"),
+        (("reward.statistic=mean",), r"reward\.statistic=mean: is of one reply with search\.k=1"),
+        ((), r"iou_calibration.json: is there already; say overwrite=true"),
+        ((f"calibration_out={tmp_path / 'none' / 'c.json'}",), "there is no folder .*none; make it first"),
+        (("bins=0",), "bins=0: at least 1"),
+    ):
+        words = [word for word in given if word.split("=")[0] not in [change.split("=")[0] for change in changes]]
+        with pytest.raises(ValueError, match=reason):
+            script.main(composed(tmp_path / "g.json", *words, *changes))
+    assert not (tmp_path / "g.trajectories.jsonl").exists()
 
 
 def test_a_single_picture_has_no_interval(script):

@@ -19,7 +19,7 @@ from segagent.policies.simulated import NoisyOracle
 from segagent.rollout import rollout
 from segagent.training.examples import Examples, TaskMix
 from segagent.training.trajectory_index import read_states
-from segagent.types import EndReason
+from segagent.types import EndReason, InitKind
 
 
 class Samples(list):
@@ -191,3 +191,25 @@ def test_a_click_that_was_never_carried_out_is_no_second_state(dataset, rolled_o
     visited = [len(trajectory.steps) + 1 for trajectory in rolled_out]
     counted = np.bincount(states.trajectory)
     assert counted.tolist() == visited, "each mask once"
+
+
+def test_a_score_that_knows_no_start_judges_the_first_click_too(dataset, discs):
+    """SAM's own predicted IoU is of masks that it made; the empty start is worth nothing."""
+
+    class OfMadeMasks:
+        reads_replies = False
+
+        def score(self, states, replies=None):
+            return [state.iou if state.steps else None for state in states]
+
+    search = Beam(proposer=NoisyOracle(misplace=0.5, flip=0.3, seed=1), reward=OfMadeMasks(), k=1)
+    environment = Environment(segmenter=discs, max_clicks=3)
+    rolled_out = [made for batch in rollout(dataset, policy=search, environment=environment) for made in batch]
+    for trajectory in rolled_out:
+        said = rewards_of(trajectory, "search")
+        assert said[0] == 0.0 and said[1:] == pytest.approx(rewards_of(trajectory, "true_iou")[1:])
+        judged = [StarPlus(tau_stop=None, reward=reward).select(trajectory) for reward in ("search", "true_iou")]
+        assert [step.action.source for step in judged[0].steps] == [step.action.source for step in judged[1].steps]
+        assert judged[0].steps == judged[1].steps
+    given = replace(rolled_out[0], init=InitKind.MASK)
+    assert rewards_of(given, "search")[0] is None, "of a mask that was given nothing is known"

@@ -163,6 +163,11 @@ def test_visible_gpus_are_counted_and_named(run_eval):
     assert [call[-1] for call in evaluations(calls)] == [f"CUDA_VISIBLE_DEVICES={number}" for number in (4, 6)]
 
 
+def test_hidden_gpus_stay_hidden_from_several_processes_too(run_eval):
+    code, calls, _ = run_eval(CUDA_VISIBLE_DEVICES="", GPUS="2")
+    assert code == 0 and [call[-1] for call in evaluations(calls)] == ["CUDA_VISIBLE_DEVICES="] * 2
+
+
 def test_a_part_that_fails_fails_the_whole(run_eval):
     code, calls, out = run_eval("ckpt", "fail_me=1", GPUS="2")
     assert code == 2 and "a part failed" in out and not any(call[0].endswith("join.py") for call in calls)

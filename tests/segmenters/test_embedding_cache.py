@@ -196,6 +196,18 @@ def test_a_full_disk_is_reported_once_and_the_run_goes_on(cache_of, monkeypatch,
     assert [record.message.count("No space left") for record in caplog.records] == [1]
 
 
+def test_nor_does_a_folder_that_cannot_be_made_end_it(cache_of, monkeypatch, caplog):
+    cache, encoder = cache_of(), Encoder()
+
+    def no_room(path, *arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", no_room)
+    with caplog.at_level(logging.WARNING):
+        assert len(cache.embed([picture(0), picture(1)], encoder)) == 2
+    assert encoder.seen == 2 and any("No space left" in record.message for record in caplog.records)
+
+
 WRITER = """
 import sys, itertools, numpy as np, torch
 from segagent.segmenters.embedding_cache import EmbeddingCache

@@ -109,11 +109,11 @@ def test_sam_2_feeds_back_limited_logits(tiny_sam):
 
 def test_the_fine_token_alone_gives_other_masks(tiny_sam):
     both, alone = (tiny_sam("sam_hq", hq_only=flag) for flag in (False, True))
-    logits = [
-        segmenter.predict(segmenter.embed([picture()]), [[Click(9, 9)]], [None])[1][0].low_res_logits
-        for segmenter in (both, alone)
+    made = [
+        segmenter.predict(segmenter.embed([picture()]), [[Click(9, 9)]], [None])[1][0] for segmenter in (both, alone)
     ]
-    assert np.abs(logits[0][0] - logits[1][0]).max() > 1e-3
+    assert np.abs(made[0].low_res_logits[0] - made[1].low_res_logits[0]).max() > 1e-3
+    assert [len(memory.scores) for memory in made] == [len(memory.low_res_logits) for memory in made]
 
 
 @pytest.mark.parametrize("left", [0, 5, 0.5])

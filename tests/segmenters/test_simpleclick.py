@@ -14,6 +14,7 @@ import torch
 
 from segagent.data.refshapes import RefShapes
 from segagent.masks import iou, next_click
+from segagent.segmenters.sam_checkpoint import load_sam
 from segagent.segmenters.simpleclick import SimpleClick
 from segagent.segmenters.simpleclick_checkpoint import load_simpleclick, save_simpleclick
 from segagent.segmenters.simpleclick_vit import SimpleClickConfig, SimpleClickNet, click_maps, resize_positions
@@ -217,7 +218,7 @@ def test_nothing_in_a_file_is_run(tiny, tmp_path, capsys):
         load_simpleclick(tmp_path / "bomb.pth")
     assert "never" not in capsys.readouterr().out
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ValueError, match=r"plain.pth: not a file written by torch.save"):
+    with pytest.raises(ValueError, match=r"plain.pth: not a file of tensors that can be read"):
         load_simpleclick(tmp_path / "plain.pth")
 
 
@@ -321,3 +322,24 @@ def test_weights_that_were_cut_off_and_sides_that_do_not_split_are_told_at_once(
         load_simpleclick(tmp_path)
     with pytest.raises(ValueError, match=r"target_size=\(496, 496\): sides that split into equal windows"):
         SimpleClick(network=tiny, target_size=(496, 496), device="cpu")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_file_that_was_cut_off_is_named(tiny, tmp_path, share):
+    write_released(tmp_path / "whole.pth", TINY, tiny.state_dict())
+    content = (tmp_path / "whole.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[: int(len(content) * share)])
+    for load in (load_simpleclick, load_sam):
+        with pytest.raises(ValueError, match=r"cut.pth: not a file of tensors that can be read, or cut off .*again"):
+            load(tmp_path / "cut.pth")
+    (tmp_path / "hello.pth").write_text("hello")
+    for load in (load_simpleclick, load_sam):
+        with pytest.raises(ValueError, match=r"hello.pth: "):
+            load(tmp_path / "hello.pth")
+    for odd in ([], {"state_dict": {}, "config": None}, {"state_dict": {}, "config": {"class": "x"}}):
+        torch.save(odd, tmp_path / "odd.pth")
+        with pytest.raises(ValueError, match=r"odd.pth: "):
+            load_simpleclick(tmp_path / "odd.pth")
+    torch.save({"image_encoder.patch_embed.proj.weight": torch.zeros(3)}, tmp_path / "rank.pth")
+    with pytest.raises(ValueError, match=r"rank.pth: .*patch_embed.proj.weight is \[3\]"):
+        load_sam(tmp_path / "rank.pth")
