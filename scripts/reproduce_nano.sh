@@ -27,7 +27,7 @@ case "${2:-all}" in
     ;;
   *) fail "$2: say all or policy" ;;
 esac
-"$PYTHON" scripts/pretrain_tower.py threads=1 "train.steps=$(some 14500)" "train.warmup=$(some 200)" \
+"$PYTHON" scripts/pretrain_tower.py threads=1 "train.steps=$(some 18100)" "train.warmup=$(some 200)" \
   "out=\"$out/tower\"" resume=true  # the other core draws the pictures
 # The annotator's work from nothing, and from masks of every quality: those of random points in the targets' boxes.
 states=(data=refshapes_mix data.datasets.short.split=train "data.limit=$(some 4300)" "${segmenter[@]}" batch_size=16
@@ -35,20 +35,22 @@ states=(data=refshapes_mix data.datasets.short.split=train "data.limit=$(some 43
 "$PYTHON" scripts/simulate.py "${states[@]}" simulate.max_clicks=6 simulate.tau_stop=0.95 "out=\"$out/empty.jsonl\""
 "$PYTHON" scripts/simulate.py "${states[@]}" simulate.max_clicks=2 simulate.tau_stop=null init=random_points \
   "out=\"$out/points.jsonl\""
-examples=(train=nano data=refshapes_mix generated.questions=4 tasks.iou=0 tasks.perturbed=0.2
-  "validation.limit=$(some 40)" "${segmenter[@]}" resume=true)
+examples=(train=nano data=refshapes_mix generated.questions=6 generated.relations=0.7 train.mentions=1
+  tasks.iou=0 tasks.perturbed=0.2 "validation.limit=$(some 40)" "${segmenter[@]}" resume=true)
 # First clicks, then masks of every quality too, down to a rate of nothing.
 "$PYTHON" scripts/train.py "mllm=$out/tower/best" "train.steps=$(some 2000)" train.min_lr=0.75 generated.share=0.95 \
   generated.empty=0.9 "data.trajectories=\"$out/empty.jsonl\"" "${examples[@]}" "out=\"$out/clicks\""
 "$PYTHON" scripts/train.py "mllm=$out/clicks/best" "train.steps=$(some 4500)" train.gaze=1 train.needs=0.7 \
-  generated.share=0.85 generated.empty=0.6 seed=1 "data.trajectories=[\"$out/empty.jsonl\",\"$out/points.jsonl\"]" "${examples[@]}" \
+  generated.share=0.85 generated.empty=0.6 seed=1 \
+  "data.trajectories=[\"$out/empty.jsonl\",\"$out/points.jsonl\"]" "${examples[@]}" \
   "out=\"$out/masks\""
 # What that model's own clicks lead to, and what the annotator would do there.
 "$PYTHON" scripts/improve.py "mllm=$out/masks/best" method=dagger collect_only=true data=refshapes_mix \
-  "data.trajectories=\"$out/empty.jsonl\"" "limit=$(some 1500)" "${segmenter[@]}" batch_size=16 seed=3 resume=true "out=\"$out/visited\""
+  "data.trajectories=\"$out/empty.jsonl\"" "limit=$(some 1500)" "${segmenter[@]}" batch_size=16 seed=3 \
+  resume=true "out=\"$out/visited\""
 # All of the model, the tower too, on all of it.
-"$PYTHON" scripts/train.py "mllm=$out/masks/best" "train.steps=$(some 19300)" train.optimizer=muon train.frozen=[] \
-  train.vision_lr=0.5 train.auxiliary=0.6 train.gaze=1 train.needs=0.7 generated.share=0.8 generated.empty=0.6 seed=7 \
+"$PYTHON" scripts/train.py "mllm=$out/masks/best" "train.steps=$(some 24100)" train.optimizer=muon train.frozen=[] \
+  train.vision_lr=0.5 train.auxiliary=0.6 train.gaze=1 train.needs=0.7 generated.share=0.8 generated.empty=0.65 seed=7 \
   "data.trajectories=[\"$out/empty.jsonl\",\"$out/points.jsonl\",\"$out/visited/round_1/selected.jsonl\"]" "${examples[@]}" \
   "out=\"$out/policy\""
-echo "reproduce_nano: mllm=$out/policy/best ${segmenter[*]}"
+echo "reproduce_nano: mllm=$out/policy/best ${segmenter[*]//\"/}"
