@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 from omegaconf import DictConfig
 
+from segagent.configuration import quoted
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.predictions import read_predictions
 from segagent.data.segagent_json import image_path_of
@@ -195,8 +196,7 @@ def positional(arguments: list[str]) -> list[str]:
     for argument in arguments:
         is_setting = ("=" in argument and not Path(argument).is_file()) or argument.startswith("-")
         name = None if is_setting else next(names, None)
-        quoted = argument.replace("\\", "\\\\").replace('"', '\\"')
-        settings.append(argument if name is None else f'{name}="{quoted}"')
+        settings.append(argument if name is None else f"{name}={quoted(argument)}")
     return settings
 
 

@@ -135,7 +135,7 @@ def main(config: DictConfig) -> int:
     draw(results, config.max_clicks, who(config), picture)
     print(format_table(results))
     print(f"\nfigures {out}\nplot    {picture}")
-    drop_aside(out)
+    drop_aside(out, lines)
     return 1 if summary.skipped else 0
 
 

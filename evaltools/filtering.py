@@ -154,7 +154,7 @@ def main(config: DictConfig) -> int:
     if calibration is not None:
         Calibration.fit(predicted, true, fitted_number(config.reward)).save(calibration)
         print(f"calibration {calibration}")
-    drop_aside(out)
+    drop_aside(out, lines)
     return 1 if summary.skipped else 0
 
 

@@ -44,7 +44,7 @@ def main(config: DictConfig) -> int:
     print(f"\npredictions {out}\nmetrics     {beside(out, '.metrics.json')}")
     if report:
         print(f"report      {beside(out, '.html')}")
-    drop_aside(out)
+    drop_aside(out, lines)
     return 1 if summary.skipped else 0
 
 

@@ -94,7 +94,7 @@ def main(config: DictConfig) -> int:
     )
     title = f"{beside(out, '').name}: {who(whole)}"
     publish(out, lines, dataset, metrics, title=title, report=whole.report, seed=whole.seed)
-    drop_aside(out)
+    drop_aside(out, lines)
     print(format_metrics(metrics))
     print(f"\npredictions {out}\nmetrics     {beside(out, '.metrics.json')}")
     if whole.report:

@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from segagent.configuration import build
@@ -24,10 +25,12 @@ def main(config: DictConfig) -> int:
     path = None if config.mllm is None else config.mllm.get("path")
     if path is None or not (Path(path) / "adapter_config.json").is_file():
         raise ValueError(f"mllm={path}: is no folder of an adapter (with adapter_config.json); nothing is to be merged")
-    if not config.mllm.merge_adapter:
-        raise ValueError("mllm.merge_adapter=false: leaves the adapter beside its base; leave it out")
+    if get_class(config.mllm._target_.removesuffix(".from_checkpoint")) is not TransformersVLM:
+        raise ValueError(f"mllm: {config.mllm._target_} has no adapters; say mllm=FOLDER, or mllm=transformers_vlm")
+    for name, needed in (("merge_adapter", True), ("quantization", "none")):
+        if config.mllm[name] != needed:
+            raise ValueError(f"mllm.{name}={config.mllm[name]}: the sum would be another one; leave it out")
     mllm = build(config.mllm)
-    assert isinstance(mllm, TransformersVLM)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -45,7 +45,7 @@ def main(config: DictConfig) -> int:
         write_official(config.official_out, read_trajectories(out))
     print(format_metrics(metrics) if metrics["n"] else f"no sample is of shard {config.shard}, or none could be loaded")
     print(f"\ntrajectories {out}")
-    drop_aside(out)
+    drop_aside(out, out)
     return 1 if summary.skipped else 0
 
 

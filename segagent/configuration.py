@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ def compose_config(entry: str, overrides: Sequence[str] = ()) -> DictConfig:
     """`configs/<entry>.yaml` with command-line overrides. Raises Hydra's errors on unknown keys and groups."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(entry, overrides=list(overrides))
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra reads it: in quotes a backslash stands for itself, but before a quote or at the end."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" if found[2] else "") + found[2], text)
+    return f'"{escaped}"'
 
 
 def build_recorded(group: str, settings: DictConfig, source: Path) -> Any:

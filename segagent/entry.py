@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import subprocess
 import sys
 import traceback
@@ -20,7 +19,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segagent.configuration import CONFIG_DIR, compose_config, names
+from segagent.configuration import CONFIG_DIR, compose_config, names, quoted
 from segagent.data.trajectories import aside, set_aside
 from segagent.mllm.families import family_of
 
@@ -49,14 +48,8 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
         if group != "mllm" or value in ("", *names("mllm")):
             expanded.append(argument)
             continue
-        expanded += [f"mllm={family_of(value)}", f"mllm.path={_quoted(value)}"]
+        expanded += [f"mllm={family_of(value)}", f"mllm.path={quoted(value)}"]
     return expanded
-
-
-def _quoted(path: str) -> str:
-    """For Hydra: in quotes a backslash stands for itself, but before a quote or at the end."""
-    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" if found[2] else "") + found[2], path)
-    return f'"{escaped}"'
 
 
 def _usage(entry: str, about: str) -> str:
@@ -229,9 +222,9 @@ def _results(out: str | Path) -> set[Path]:
     return {Path(out), *(beside(out, ending) for ending in (".metrics.json", ".html", ".png"))}
 
 
-def drop_aside(out: str | Path) -> None:
-    """At the end of a run: removes the results that `claim_output` set aside, which there are new ones for now."""
-    for made in {*_results(out), beside(out, ".config.yaml")}:
+def drop_aside(out: str | Path, data_file: Path) -> None:
+    """At the end of a run: removes what `claim_output` set aside, which there are new ones for now."""
+    for made in {*_results(out), beside(out, ".config.yaml"), data_file}:
         aside(made).unlink(missing_ok=True)
 
 

@@ -45,10 +45,12 @@ def _carry_out(search: Line | TreeSearch, moves: Sequence[Move], environment: En
     return len(moves)
 
 
-def _refused(search: Line | TreeSearch, places: Sequence[_Place]) -> dict[int, str]:
+def _refused(search: Line | TreeSearch, places: Sequence[_Place], first_only: bool) -> dict[int, str]:
     """Numbers of the samples that the policy takes no state of -> why."""
-    reasons = {}
+    reasons: dict[int, str] = {}
     for place in places:
+        if reasons and first_only:
+            break
         try:
             search.probe(place.tree)
         except RefusedError as error:
@@ -124,7 +126,8 @@ class _Arrivals:
                 trees += self._plant([sample])
             except ValueError as error:
                 if self.on_unsound is None:
-                    self.failure = ValueError(_named(sample, error))
+                    kind = RefusedError if isinstance(error, RefusedError) else ValueError
+                    self.failure = kind(_named(sample, error))
                     break
                 self.on_unsound(_named(sample, error))
         return trees
@@ -182,12 +185,12 @@ def rollout(
         try:
             moved = _carry_out(search, search.moves([place.tree for place in places]), environment)
         except RefusedError:
-            refused = _refused(search, places)
+            refused = _refused(search, places, first_only=on_unsound is None)
             if not refused:
                 raise
             if on_unsound is None:  # those before the first are finished, as where one cannot be loaded
-                first = min(refused)
-                arrivals.failure = RefusedError(refused[first])
+                ((first, reason),) = refused.items()
+                arrivals.failure = RefusedError(reason)
                 places = [place for place in places if place.number < first]
             else:
                 for reason in refused.values():

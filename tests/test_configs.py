@@ -64,13 +64,16 @@ def test_entries_take_any_member_of_their_groups(entry, group):
         assert compose_config(entry, [f"{group}={name}"])[group]["_target_"] == load_named(group, name)["_target_"]
 
 
+_COMMAND = re.compile(r"(?:python|accelerate launch [^`\n]*?) (?:scripts|evaltools)/(\w+)\.py ([^`\n]*)")
+
+
 def documented_commands():
     """Commands of the pages and of what the scripts say of themselves, folders of models aside."""
     root = CONFIG_DIR.parent
     pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "scripts").glob("*.py")]
     for page in sorted([*pages, *(root / "evaltools").glob("*.py")]):
         text = re.sub(r"\\\n\s*", " ", page.read_text())
-        for number, (entry, words) in enumerate(re.findall(r"python (?:scripts|evaltools)/(\w+)\.py ([^`\n]*)", text)):
+        for number, (entry, words) in enumerate(_COMMAND.findall(text)):
             given = [word for word in shlex.split(words, comments=True) if "=" in word and not word.startswith("[")]
             models = [f"mllm={name}" for name in names("mllm")]
             given = ["mllm=nano" if word.startswith("mllm=") and word not in models else word for word in given]

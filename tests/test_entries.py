@@ -162,6 +162,8 @@ def test_shards_joined_are_one_run(tmp_path):
     for one in metrics:
         one.pop("seconds")
     assert metrics[0] == metrics[1]
+    call("scripts/join.py", f"out={tmp_path / 'joined.json'}", parts, "overwrite=true", "report=false")
+    assert not list(tmp_path.glob("*.set-aside")) and not list(tmp_path.glob("*.partial"))
     swapped = call(
         "scripts/join.py", f"out={tmp_path / 'x.json'}", f"parts=[{tmp_path / 'part1.json'},{tmp_path / 'part0.json'}]",
         code=2,

@@ -194,6 +194,14 @@ def test_our_key_goes_before_the_text_and_belongs_to_its_own_mask():
         score([row])
 
 
+def test_where_a_search_chose_the_mask_texts_count_for_nothing():
+    row = five_masks(announce(10, 50, 80, 30), end_text="Current IOU: 95, Finish", extras={"returned": 1})
+    row["pred_list"][0]["pred_iou"], row["pred_list"][1]["pred_iou"] = 0.6, 0.4
+    scores = score([row])
+    assert scores.chosen("best_predicted").tolist() == [1]
+    assert np.isfinite(scores.counted.table.announced).tolist() == [False, True, True, False, False]
+
+
 def test_announced_iou_against_true_in_percent_points():
     metrics = score([five_masks(announce(20, 50, 80, 40))]).metrics()
     # true 10, 50, 90, 60; the last mask has no announcement

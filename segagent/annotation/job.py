@@ -73,7 +73,7 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
         if config.png:
             write_masks(out / "masks", trajectories)
     write_json(out / "annotations.json", content)
-    drop_aside(out / "annotations.json")
+    drop_aside(out / "annotations.json", lines)
     write_text(out / "summary.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     return figures, done
 

@@ -21,7 +21,7 @@ from segagent.entry import write_text
 from segagent.masks import decode_rle, encode_rle, mask_to_polygons, polygons_to_mask
 from segagent.types import Trajectory
 
-_OF_FILTER = ("sample_id", "suspicious", "bad_probability")  # keys of an annotation that say what a filter found
+_OF_FILTER = ("suspicious", "bad_probability")  # keys of an annotation that say what a filter found
 
 
 def write_masks(folder: Path, trajectories: Sequence[Trajectory]) -> None:
@@ -88,8 +88,8 @@ def changed_coco(path: Path, trajectories: Sequence[Trajectory], *, polygons: bo
     """The COCO file at `path` with what was found of its annotations; every other key and id stays.
 
     An annotation with several descriptions has several samples: the mask that is predicted best counts. Only masks that
-    changed are written anew. annotate: annotations that nobody worked on are left out; else they stay as they are, but
-    for what an earlier filter said of them.
+    changed are written anew. annotate: annotations that nobody worked on are left out; else they stay as they are. Of
+    the others goes what an earlier filter said of them.
     """
     content = read_instances(path)
     best: dict[Any, Trajectory] = {}
@@ -101,9 +101,9 @@ def changed_coco(path: Path, trajectories: Sequence[Trajectory], *, polygons: bo
     for entry in content["annotations"]:
         found = best.get(entry.get("id"))
         if found is None:
-            kept = {key: value for key, value in entry.items() if mode != "filter" or key not in _OF_FILTER}
-            annotations += [] if mode == "annotate" else [kept]
+            annotations += [] if mode == "annotate" else [entry]
             continue
+        entry = {key: value for key, value in entry.items() if key not in _OF_FILTER}
         keeps = mode == "filter" or (mode == "refine" and returned(found) == 0)
         annotations.append(entry | ({} if keeps else _facts(found, polygons)) | _judgement(found))
     return content | {"annotations": annotations}
@@ -112,10 +112,11 @@ def changed_coco(path: Path, trajectories: Sequence[Trajectory], *, polygons: bo
 def mark_suspicious(content: dict[str, Any], trajectories: Sequence[Trajectory], suspicion: Suspicion) -> None:
     """Adds `suspicious` and `bad_probability` to the annotations that the samples are of."""
     rows = zip(trajectories, suspicion.flagged.tolist(), suspicion.chances.tolist(), strict=True)
-    by_sample = {trajectory.sample_id: (flag, chance) for trajectory, flag, chance in rows}
+    by_sample = {trajectory.sample_id: (trajectory.object_id, flag, chance) for trajectory, flag, chance in rows}
     for entry in content["annotations"]:
-        if entry.get("sample_id") in by_sample:
-            flag, chance = by_sample[entry["sample_id"]]
+        owner, flag, chance = by_sample.get(entry.get("sample_id"), (None, None, None))
+        # One that nobody worked on may bear the name that another has here.
+        if flag is not None and owner in (None, entry["id"]):
             entry["suspicious"] = flag
             entry["bad_probability"] = None if np.isnan(chance) else chance
 

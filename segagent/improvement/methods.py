@@ -35,8 +35,8 @@ def rewards_of(trajectory: Trajectory, reward: str) -> list[float | None]:
     """One reward per mask, the initial one first.
 
     reward: `true_iou`, or `search`, what the reward model of a search said of each (`reward=predicted_iou`: the process
-    reward model; None where it said nothing, but 0 of an empty start: a segmenter's score speaks only of masks that it
-    made). Raises `ValueError` when the trajectory does not hold it.
+    reward model; None where it said nothing, but 0 of an empty start that is not right: a segmenter's score speaks only
+    of masks that it made). Raises `ValueError` when the trajectory does not hold it.
     """
     if reward == "true_iou":
         values = [trajectory.init_iou, *(step.iou_after for step in trajectory.steps)]
@@ -49,7 +49,7 @@ def rewards_of(trajectory: Trajectory, reward: str) -> list[float | None]:
             "policy=greedy search.k=1"
         )
     said = [*(step.action.predicted_iou for step in trajectory.steps), trajectory.extras.get("pred_iou")]
-    if said[0] is None and trajectory.init is InitKind.EMPTY:
+    if said[0] is None and trajectory.init is InitKind.EMPTY and trajectory.init_iou != 1:
         said[0] = 0.0
     return said
 

@@ -35,8 +35,8 @@ def likeness(pixels: Tensor, points: Tensor) -> Tensor:
 
     pixels: `[B, 3, H, W]` float, normalised. points: `[B, 2P, 3]`, see `simpleclick_vit.click_maps`. The likeness to a
     click is exp(-|difference|^2) with the mean color of the 3x3 pixels around it; the likest click of a sign counts, 0
-    where there is none. A negative click beside the crop counts at the nearest edge. Given, not learnt: which colors
-    belong together takes a small network long to find out.
+    where there is none. A negative click beside the crop counts at the nearest edge (above and to the left of it: not
+    at all). Given, not learnt: which colors belong together takes a small network long to find out.
     """
     batch, rows, _ = points.shape
     height, width = pixels.shape[2:]

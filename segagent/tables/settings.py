@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segagent.configuration import load_named, names
+from segagent.configuration import load_named, names, quoted
 
 _PLAIN = re.compile(r"[A-Za-z_./][\w./+-]*")
 _READ_OTHERWISE = ("null", "true", "false", "nan", "inf")
@@ -24,8 +24,7 @@ def value_word(value: Any) -> str:
         return repr(value)
     if _PLAIN.fullmatch(value) and value.lower() not in _READ_OTHERWISE:
         return value
-    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{quoted}"'
+    return quoted(value)
 
 
 def member_words(group: str, member: DictConfig | None, shared: DictConfig) -> list[str]:

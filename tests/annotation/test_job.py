@@ -258,9 +258,12 @@ def test_what_an_earlier_filter_said_is_not_taken_for_this_ones(world, tmp_path)
     figures, _ = do(second, *given, f"coco={tmp_path}/c.json", f"truth={world}/truth.json", "limit=1")
     assert figures["n"] == 1
     made = json.loads((second / "annotations.json").read_text())["annotations"]
-    assert [entry.get("suspicious") for entry in made] == [True, None, None, None, None, None]
-    do(second, f"images={world}/images", f"coco={world}/given.json", "overwrite=true", *NOISY, "mode=refine")
+    assert made[0]["suspicious"] and made[1:] == content["annotations"][1:], "nobody worked on the others"
+    again = (f"images={world}/images", f"coco={tmp_path}/c.json", f"truth={world}/truth.json", "overwrite=true")
+    do(second, *again, *NOISY, "mode=refine")
     assert not (second / "ranking.csv").exists() and not (second / "suspicious.html").exists()
+    made = json.loads((second / "annotations.json").read_text())["annotations"]
+    assert not any("suspicious" in entry or "bad_probability" in entry for entry in made), "of other masks"
 
 
 def test_a_mean_of_replies_is_of_as_many_as_are_asked_for():

@@ -210,5 +210,6 @@ def test_a_score_that_knows_no_start_judges_the_first_click_too(dataset, discs):
         assert said[0] == 0.0 and said[1:] == pytest.approx(rewards_of(trajectory, "true_iou")[1:])
         judged = [StarPlus(tau_stop=None, reward=reward).select(trajectory) for reward in ("search", "true_iou")]
         assert [step.action for step in judged[0].steps] == [step.action for step in judged[1].steps]
-    given = replace(rolled_out[0], init=InitKind.MASK)
+    given, nothing = replace(rolled_out[0], init=InitKind.MASK), replace(rolled_out[0], init_iou=1.0)
     assert rewards_of(given, "search")[0] is None, "of a mask that was given nothing is known"
+    assert rewards_of(nothing, "search")[0] is None, "an empty target: no click is right"

@@ -126,6 +126,16 @@ def test_an_adapter_becomes_a_whole_model_that_takes_another_one(models, traject
     named = json.loads((tmp_path / "second" / "best" / "adapter_config.json").read_text())
     assert named["base_model_name_or_path"] == str(whole)
     again, other = merge(first / "best", whole), merge(models("qwen2_5_vl"), tmp_path / "other")
+    quantized = subprocess.run(
+        [sys.executable, "scripts/merge_adapter.py", f"mllm={first / 'best'}", "mllm.quantization=4bit", "out=x"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert quantized.returncode == 2 and "mllm.quantization=4bit: the sum would be another one" in quantized.stderr
+    named = subprocess.run(
+        [sys.executable, "scripts/merge_adapter.py", "mllm=osprey", f"mllm.path={first / 'best'}", "out=x"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert named.returncode == 2 and "has no adapters; say mllm=FOLDER" in named.stderr
     assert again.returncode == 2 and f"{whole}: is there already; choose another out=" in again.stderr
     assert other.returncode == 2 and "is no folder of an adapter" in other.stderr and not (tmp_path / "other").exists()
 
