@@ -41,9 +41,13 @@ def test_wrong_clicks_are_told_apart(relations):
             told.add(is_of)
         assert relations.place_of(None, dataset, index, phrase) == "elsewhere"
     assert told == set(relations.WHERE) and 10 < len(chosen) < 60
-    kinds = {relations.kind_of(grammar.parse(text)) for text in (
-        "the star next to the moon", "the star above the moon and below the key", "second star from the left", "left star"
-    )}  # fmt: skip
+    texts = (
+        "the star next to the moon",
+        "the star above the moon and below the key",
+        "second star from the left",
+        "left star",
+    )
+    kinds = {relations.kind_of(grammar.parse(text)) for text in texts}
     assert kinds == {"near", "two relations", "order", "place"}
 
 
