@@ -213,14 +213,12 @@ def _announced(
     extras = record.get("extras")
     if isinstance(extras, dict) and "returned" in extras:
         values = [np.nan] * (len(items) + 1)
-    elif percent is None:
-        values = [_from_text(text) for text in outputs]
     else:
+        read = [None] * len(outputs) if percent is None else percent
         values = [
-            number / 100 if text and MARK in text and 0 <= number <= 100 else _from_text(text)
-            for text, number in zip(outputs, percent, strict=True)
+            number / 100 if number is not None and text and MARK in text and 0 <= number <= 100 else _from_text(text)
+            for text, number in zip(outputs, read, strict=True)
         ]
-    if len(values) == len(items):
         values.append(_from_text(record.get("end_text")))
     init = record.get("init")
     known = [init.get("pred_iou") if isinstance(init, dict) else None, *(item.get("pred_iou") for item in items)]

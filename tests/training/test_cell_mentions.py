@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from segagent.configuration import compose_config
 from segagent.data.refshapes import RefShapes, description_words
 from segagent.dialogue import load_dialogue
 from segagent.mllm.network import IMAGE_TOKEN
@@ -17,6 +18,9 @@ from segagent.training.cell_mentions import KINDS, CellMentions, SceneMentions
 from segagent.training.cell_targets import asking_layers
 from segagent.training.collate import Collator
 from segagent.training.generated_states import GeneratedStates
+from segagent.training.sft_data import with_generated
+from segagent.training.sft_settings import SftSettings
+from segagent.training.sft_setup import auxiliary_losses
 from segagent.training.visual_words import NOTHING
 
 NANO = load_dialogue("nano")
@@ -94,6 +98,23 @@ def test_mentions_are_learnt_early_in_the_decoder():
     asked = asking_layers(len(layers))[0]
     touched = [any(weight.grad is not None for weight in layer.parameters()) for layer in layers]
     assert touched == [number <= asked for number in range(len(layers))]
+
+
+def test_the_setting_brings_the_loss_and_what_it_reads():
+    mllm = nano()
+    for mentions, wanted in ((0.0, {}), (0.7, {"mentions": mllm.network.config.grid})):
+        settings = SftSettings(steps=1, mentions=mentions)
+        losses, cells = auxiliary_losses(mllm, NANO, settings)
+        assert cells == wanted and [(weight, type(loss)) for weight, loss in losses] == (
+            [(mentions, CellMentions)] if mentions else []
+        )
+    config = compose_config(
+        "train", ["mllm=nano", "train=nano", "data=refshapes", "data.trajectories=null", "generated.share=1", "out=x"]
+    )
+    states = with_generated(config, NANO, None, mentions=8)
+    index, sample = states._sample(0, 0)
+    assert np.array_equal(states[0].mentions, SceneMentions(states.dataset, 8)(index, sample.text))
+    assert with_generated(config, NANO, None)[0].mentions is None
 
 
 def test_a_token_that_knows_is_right():
