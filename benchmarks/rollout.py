@@ -159,7 +159,7 @@ def plain(parts: Parts, samples: list[Sample], clicks: int, k: int, folder: Path
         clock.watch(agent, parts.segmenter)
         clock.around(loop, "through_file", "files")
     made = []
-    with TrajectoryWriter(folder / "plain.jsonl") as writer:
+    with TrajectoryWriter(folder / "plain.jsonl", overwrite=True) as writer:
         if clock:
             clock.around(writer, "write", "files")
         for sample in samples:
@@ -176,7 +176,7 @@ def ours(
     if clock:
         clock.watch(agent, parts.segmenter)
     made = []
-    with TrajectoryWriter(folder / "ours.jsonl") as writer:
+    with TrajectoryWriter(folder / "ours.jsonl", overwrite=True) as writer:
         if clock:
             clock.around(writer, "write", "files")
         for batch in rollout(samples, policy=policy, environment=environment, batch_size=batch_size):

@@ -128,7 +128,7 @@ def run(
 
     on_error: `stop` at a sample that cannot be loaded or begun, or that the policy refuses (what was done stays in the
     file), or `skip` it and report it.
-    Raises `ValueError` for unsound input and `OSError` when `out` cannot be written.
+    Raises `ValueError` for unsound input and `OSError` when `out` cannot be written, or holds lines without `resume`.
     """
     check_settings(shard, on_error)
     summary, began = RunSummary(), time.perf_counter()

@@ -195,11 +195,12 @@ class TrajectoryWriter:
     """Appends trajectories to a JSONL file; each `write` leaves only whole lines behind, safe from a kill.
 
     resume: keep what an earlier run left. `done` then holds the sample ids already in the file, and a line that a kill
-    cut off is removed (it is reported in `repaired`). Without resume the file is begun anew.
-    Raises `OSError` when the path cannot be written.
+    cut off is removed (it is reported in `repaired`). overwrite: what the file holds goes. With neither of them it must
+    be new, or empty.
+    Raises `OSError` when the path cannot be written, `FileExistsError` when it holds something that may not go.
     """
 
-    def __init__(self, path: str | Path, *, resume: bool = False) -> None:
+    def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.done: dict[str, None] = {}
@@ -211,12 +212,18 @@ class TrajectoryWriter:
             if resume:
                 self._recover()
             else:
-                self._file.truncate(0)
-                aside(self.path).unlink(missing_ok=True)
+                self._begin(overwrite)
             self._file.seek(0, os.SEEK_END)
         except BaseException:
             self._file.close()
             raise
+
+    def _begin(self, overwrite: bool) -> None:
+        # Asked under the lock: of two runs that begin at the same moment one may have ended before the other one opens.
+        if self._file.seek(0, os.SEEK_END) and not overwrite:
+            raise FileExistsError(f"{self.path}: another run has written it since this one began; choose another out=")
+        self._file.truncate(0)
+        aside(self.path).unlink(missing_ok=True)
 
     def _recover(self) -> None:
         sound = 0

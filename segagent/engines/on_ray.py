@@ -115,7 +115,7 @@ class OnRay:
         check_settings(shard, work.on_error)
         summary, began, dataset = RunSummary(), time.perf_counter(), work.dataset
         with ExitStack() as ends:
-            # An old file is not emptied before there is somebody who can fill it again.
+            # Lines that were set aside go when the file is begun: not before there is somebody who can make new ones.
             crew = None if resume else self._crew(work, ends)
             writer = ends.enter_context(TrajectoryWriter(out, resume=resume))
             left = left_to_do(dataset, shard, writer, summary)

@@ -39,7 +39,7 @@ def select(rollouts: Path, method: Method, out: Path, counts_out: Path) -> None:
     """Writes `out` (JSONL) and `counts_out` (JSON, see `counts_of`). `out` is there only when both are whole."""
     partial = out.with_name(out.name + ".partial")
     counts: Counter[str] = Counter()
-    with TrajectoryWriter(partial) as writer:
+    with TrajectoryWriter(partial, overwrite=True) as writer:
         for trajectory in tqdm(read_trajectories(rollouts), desc="select", unit="sample", file=sys.stderr):
             selected = method.select(trajectory)
             counts.update(counts_of(trajectory, selected))

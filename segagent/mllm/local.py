@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segagent.devices import torch_device
+from segagent.devices import torch_device, warn_if_slow
 from segagent.dialogue import Observation
 from segagent.mllm.ahead import one_ahead
 from segagent.mllm.base import Completion, check_request
@@ -43,7 +43,9 @@ def torch_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype={name!r}: choose auto, float32, bfloat16 or float16")
-    return getattr(torch, name)
+    dtype = getattr(torch, name)
+    warn_if_slow(device, dtype, "mllm.dtype")
+    return dtype
 
 
 class LocalMLLM(ABC):

@@ -21,7 +21,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import cached_file
 
-from segagent.devices import torch_device
+from segagent.devices import torch_device, warn_if_slow
 from segagent.mllm.parts import NOT_QUANTIZED
 
 _ADAPTER = "adapter_config.json"
@@ -166,6 +166,7 @@ def load_network(
         network = _with_adapter(network, checkpoint.adapter, merge_adapter)
     if device_map is None and quantization == "none":
         network = network.to(placed)
+        warn_if_slow(placed, network.dtype, "mllm.dtype")
     return network.eval()
 
 

@@ -8,16 +8,14 @@ reads descriptions of refshapes; `CellMentions` asks early in the decoder, so th
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segagent.data.base import Dataset
 from segagent.data.refshapes.grammar import parse
 from segagent.data.refshapes.meaning import denotes, fits
-from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.osprey import Osprey
-from segagent.training.cell_targets import asking_layers
+from segagent.training.asked_cells import AskedCells, asking_layers, check_family
 from segagent.training.collate import SftBatch
 from segagent.training.visual_words import NOTHING, CellWords
 
@@ -55,22 +53,13 @@ class CellMentions:
     """
 
     def __init__(self, mllm: Osprey) -> None:
-        if not isinstance(mllm, Osprey):
-            raise ValueError(f"train.mentions: is for nano and its like, not for {type(mllm).__name__}; set it to 0")
-        drawn = torch.randn(KINDS, mllm.network.config.width, generator=torch.Generator().manual_seed(1))
-        self.directions = F.normalize(drawn, dim=-1)
-        self._hidden: Tensor | None = None
-        layers = mllm.network.language.model.layers
-        layers[asking_layers(len(layers))[0]].register_forward_hook(self._listen)
-
-    def _listen(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        self._hidden = output
+        check_family(mllm, "mentions")
+        layer = asking_layers(mllm.network.config.depth)[0]
+        self.cells = AskedCells(mllm, layer=layer, count=KINDS, seed=1)
 
     def __call__(self, network: nn.Module, batch: SftBatch) -> Tensor:
         """The sum over kinds of the mean over cells, for the last forward pass; 0 where no cell shows a thing."""
-        hidden, self._hidden = self._hidden, None
-        seen = network.language.model.norm(hidden[batch.tensors["input_ids"] == IMAGE_TOKEN])
-        told = (seen @ self.directions.to(seen).T).float().view(len(batch.mentions), -1, KINDS).transpose(1, 2)
+        told = self.cells.read(network, batch)[1].transpose(1, 2)
         shown = batch.mentions != NOTHING
         losses = F.binary_cross_entropy_with_logits(told, batch.mentions.clamp(min=0).float(), reduction="none")
         return KINDS * (losses * shown).sum() / shown.sum().clamp(min=1)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segagent.dialogue import Dialogue
-from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.osprey import Osprey
+from segagent.training.asked_cells import AskedCells, asking_layers, check_family
 from segagent.training.cell_points import BINS, bin_losses
-from segagent.training.cell_targets import asking_layers
 from segagent.training.collate import SftBatch
 
 
@@ -31,26 +29,18 @@ class CellNeeds:
     """
 
     def __init__(self, mllm: Osprey, dialogue: Dialogue) -> None:
-        if not isinstance(mllm, Osprey):
-            raise ValueError(f"train.needs: is for nano and its like, not for {type(mllm).__name__}; set it to 0")
+        check_family(mllm, "needs")
         tokenizer = mllm.tokenizer
         actions = (f"{dialogue.positive}: (", f"{dialogue.negative}: (", dialogue.finish)
         self.tokens = [tokenizer.encode(action)[0] for action in actions] + [tokenizer.end_tokens[0]]
-        drawn = torch.randn(2 + 4 * BINS, mllm.network.config.width, generator=torch.Generator().manual_seed(0))
-        self.directions = F.normalize(drawn, dim=-1)
-        self._hidden: Tensor | None = None
-        layers = mllm.network.language.model.layers
-        layers[asking_layers(len(layers))[1]].register_forward_hook(self._listen)
-
-    def _listen(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        self._hidden = output
+        layer = asking_layers(mllm.network.config.depth)[1]
+        self.cells = AskedCells(mllm, layer=layer, count=2 + 4 * BINS, seed=0)
 
     def __call__(self, network: nn.Module, batch: SftBatch) -> Tensor:
         """The sum of the three for the last forward pass: a mean over what is shown or asked for, over the clicks, and
         over the depths of what needs a click."""
-        hidden, self._hidden, asked = self._hidden, None, batch.asked
-        seen = network.language.model.norm(hidden[batch.tensors["input_ids"] == IMAGE_TOKEN])
-        told = (seen @ self.directions.to(seen).T).float().view(len(asked.needs), -1, len(self.directions))
+        seen, told = self.cells.read(network, batch)
+        asked = batch.asked
         where, bins = told[..., :2], told[..., 2:].unflatten(-1, (2, -1))  # of each sign
         return self._shares(network, seen, asked.needs) + _pointed(where, asked.places) + _within(bins, asked.points)
 

@@ -15,14 +15,6 @@ from segagent.training.cell_shares import cell_needs, click_cells
 from segagent.types import Click
 
 
-def asking_layers(depth: int) -> tuple[int, int]:
-    """Of a decoder's layers, those whose tokens are asked what they show of what is mentioned, and what they need.
-
-    In between what is mentioned can be compared; in the layers behind the second an answer reads what is needed.
-    """
-    return max(0, depth // 3 - 1), max(0, 2 * depth // 3 - 1)
-
-
 @dataclass(frozen=True, eq=False)
 class CellTargets:
     """needs: `[4, T]` shares, see `cell_needs`. points: `[2, T, 3]`, see `deepest_points`, of what is missing and of

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segagent.dialogue import Dialogue
 from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.osprey import Osprey
-from segagent.training.cell_targets import asking_layers
+from segagent.training.asked_cells import asking_layers, check_family
 from segagent.training.collate import IGNORED, SftBatch
 
 _IOU = 2  # its head; those of the coordinates are 0 and 1
@@ -44,8 +44,7 @@ class ClickGaze:
     """
 
     def __init__(self, mllm: Osprey, dialogue: Dialogue) -> None:
-        if not isinstance(mllm, Osprey):
-            raise ValueError(f"train.gaze: is for nano and its like, not for {type(mllm).__name__}; set it to 0")
+        check_family(mllm, "gaze")
         if not hasattr(mllm.tokenizer, "digit_tokens"):
             raise ValueError("train.gaze: asks for tokens that are digits, which this tokenizer has not; set it to 0")
         tokenizer, signs = mllm.tokenizer, (dialogue.positive, dialogue.negative)

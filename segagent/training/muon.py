@@ -2,7 +2,8 @@
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) takes, for the update of a matrix, the orthogonal
 matrix nearest to its momentum, so that all its directions move alike. Updates are as large as AdamW's usually are (Liu
-et al., arXiv 2502.16982, section 2.2), which lets both share a rate. Both are torch's own.
+et al., arXiv 2502.16982, section 2.2), which lets both share a rate. AdamW is torch's. Its Muon computes in bfloat16
+whatever the device, which on CPUs without such instructions takes several times as long as all else of a step.
 """
 
 from __future__ import annotations
@@ -11,35 +12,75 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
+
+from segagent.devices import computes_bfloat16
+
+_MOMENTUM = 0.95
+_ITERATIONS = 5
+_COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the quintic: Jordan et al.; singular values end near 1, not at it
+
+
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """`[M, N]` -> about U V^T of its singular value decomposition U S V^T.
+
+    Five Newton-Schulz iterations (Jordan et al., `newtonschulz5`), in bfloat16 where the device computes in it, else in
+    float32; returned as the type that came."""
+    wide = matrix.bfloat16() if computes_bfloat16(matrix.device) else matrix.float()
+    tall = matrix.shape[0] > matrix.shape[1]
+    wide = wide.T if tall else wide
+    wide = wide / wide.norm().clamp(min=1e-7)
+    first, third, fifth = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=third, alpha=fifth), wide, beta=first)
+    return (wide.T if tall else wide).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """With Nesterov momentum. params: groups of matrices and of convolutions `[C, C', k, k]`, which are taken as the
+    matrix `[C, C' * k * k]`; each with `weight_decay`, decoupled."""
+
+    def __init__(self, params: Sequence[dict], *, lr: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """closure: as in `torch.optim.Optimizer`."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._move(weight, group["lr"], group["weight_decay"])
+        return loss
+
+    def _move(self, weight: Tensor, rate: float, decay: float) -> None:
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum = state["momentum"].lerp_(weight.grad, 1 - _MOMENTUM)
+        matrix = weight.grad.lerp(momentum, _MOMENTUM).flatten(1)
+        # Liu et al., section 2.2: entries of an orthogonal matrix are small, those of an update of AdamW 0.2 to 0.4.
+        length = 0.2 * max(matrix.shape) ** 0.5
+        weight.mul_(1 - rate * decay).add_(orthogonalized(matrix).view_as(weight), alpha=-rate * length)
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """matrices, others: parameter groups of the two; one of them may be empty. A convolution `[C, C', k, k]` among the
-    first is taken as the matrix `[C, C' * k * k]`. lr, betas: see `torch.optim.AdamW`."""
+    """matrices, others: parameter groups of the two, see `Muon`; one of them may be empty. lr, betas: see
+    `torch.optim.AdamW`."""
 
     def __init__(
         self, matrices: Sequence[dict], others: Sequence[dict], *, lr: float, betas: tuple[float, float]
     ) -> None:
         self.parts: list[torch.optim.Optimizer] = []
-        self._flat: list[tuple[nn.Parameter, nn.Parameter]] = []  # a convolution, and the matrix that stands for it
         if matrices:
-            groups = [{**group, "params": [self._matrix(weight) for weight in group["params"]]} for group in matrices]
-            self.parts.append(torch.optim.Muon(groups, lr=lr, adjust_lr_fn="match_rms_adamw"))
+            self.parts.append(Muon(matrices, lr=lr))
         if others:
             self.parts.append(torch.optim.AdamW(list(others), lr=lr, betas=betas, fused=True))
         super().__init__(self._groups(), {})
-
-    def _matrix(self, weight: nn.Parameter) -> nn.Parameter:
-        if weight.ndim == 2:
-            return weight
-        self._flat.append((weight, nn.Parameter(weight.detach().flatten(1))))
-        return self._flat[-1][1]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        super().zero_grad(set_to_none)
-        for weight, _ in self._flat:
-            weight.grad = None
 
     def _groups(self) -> list[dict]:
         """The groups of the parts themselves: a rate that is set here is set there."""
@@ -52,15 +93,8 @@ class MuonAndAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for weight, matrix in self._flat:  # the same memory, even where the network was moved since
-            matrix.data = weight.detach().flatten(1)
-            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
         for part in self.parts:
             part.step()
-        for weight, matrix in self._flat:
-            matrix.grad = None
-            if matrix.data_ptr() != weight.data_ptr():  # `flatten` had to copy a weight that lies otherwise in memory
-                weight.copy_(matrix.view_as(weight))
         return loss
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model,
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from segagent.devices import chosen_precision
 from segagent.mllm.base import MLLM
 from segagent.mllm.conv_tower import inner_convolutions
 from segagent.mllm.local import LocalMLLM
@@ -55,8 +56,9 @@ def prepare_network(mllm: MLLM, settings: SftSettings) -> None:
         parameter.requires_grad_(trained and not (settings.lora_rank and part_of(name) == "language"))
     if settings.lora_rank and "language" not in settings.frozen:
         mllm.network = network = _with_lora(mllm, network, settings)
+    precision = chosen_precision(network.device, settings.precision)
     for parameter in network.parameters():
-        if parameter.requires_grad or (settings.precision == "float32" and parameter.is_floating_point()):
+        if parameter.requires_grad or (precision == "float32" and parameter.is_floating_point()):
             parameter.data = parameter.data.float()
     for module in network.modules():  # what a norm counts has the precision of its weights
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight.dtype == torch.float32:

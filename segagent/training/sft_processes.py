@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
 
-from segagent.devices import torch_device
+from segagent.devices import chosen_precision, torch_device
 from segagent.training.sft_settings import SftSettings
 
 _PATIENCE = timedelta(days=1)
@@ -30,7 +30,7 @@ def start_processes(device: str, settings: SftSettings) -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters="vision" not in settings.frozen)
     accelerator = Accelerator(
         cpu=cpu,
-        mixed_precision={"float32": "no", "bfloat16": "bf16"}[settings.precision],
+        mixed_precision={"float32": "no", "bfloat16": "bf16"}[chosen_precision(asked, settings.precision)],
         # As a plugin: a plain number gives way to the launcher's, which with DeepSpeed's files is the word "auto".
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=settings.passes(count)),
         kwargs_handlers=[unused],

@@ -39,8 +39,8 @@ class SftSettings:
     batch_size: examples per pass and process; the passes of an update follow. workers: processes that load pictures and
     encode, per training process (0: itself). length_group: see `collate.BatchPlan`.
 
-    precision: `float32`, or `bfloat16` (autocast; what is trained stays float32). gradient_checkpointing: compute
-    activations of the language model anew in the backward pass: less memory, more time.
+    precision: see `devices.chosen_precision` (autocast; what is trained stays float32); not float16.
+    gradient_checkpointing: compute activations of the language model anew in the backward pass: less memory, more time.
 
     frozen: of `vision`, `projector`, `language`, those that are not trained. lora_rank: above 0 the language model
     learns low-rank updates of its linear layers only; lora_alpha, lora_dropout: as in `peft`. With `mllm.quantization`
@@ -64,7 +64,7 @@ class SftSettings:
     batch_size: int = 4
     workers: int = 2
     length_group: int = 16
-    precision: str = "bfloat16"
+    precision: str = "auto"
     gradient_checkpointing: bool = False
     frozen: Sequence[str] = ("vision",)
     lora_rank: int = 0
@@ -106,8 +106,8 @@ class SftSettings:
             raise ValueError(f"train.frozen={list(self.frozen)}: some of {', '.join(PARTS)}, not all")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"train.optimizer={self.optimizer!r}: choose {' or '.join(OPTIMIZERS)}")
-        if self.precision not in PRECISIONS[:2]:
-            raise ValueError(f"train.precision={self.precision!r}: choose {' or '.join(PRECISIONS[:2])}")
+        if self.precision not in PRECISIONS[:3]:
+            raise ValueError(f"train.precision={self.precision!r}: choose {', '.join(PRECISIONS[:3])}")
 
     def passes(self, processes: int) -> int:
         """Passes per update and process. Raises `ValueError` when they do not come out even."""

@@ -53,7 +53,7 @@ class PretrainSettings:
     steps: int = 8000
     batch_size: int = 32
     workers: int = 1
-    precision: str = "bfloat16"
+    precision: str = "auto"
     checkpoint_every: int = 300
     keep: int = 1
     masked: float = 0.5

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from segagent.data.base import Dataset
 from segagent.data.refshapes.vocabulary import BUILDERS, COLORS, PATTERNS
 from segagent.mllm.osprey import Osprey
+from segagent.training.asked_cells import check_family
 from segagent.training.cell_shares import cell_shares
 from segagent.training.collate import SftBatch
 
@@ -63,8 +64,7 @@ class VisualWords:
     """
 
     def __init__(self, mllm: Osprey, temperature: float = 0.1) -> None:
-        if not isinstance(mllm, Osprey):
-            raise ValueError(f"train.auxiliary: is for nano and its like, not for {type(mllm).__name__}; set it to 0")
+        check_family(mllm, "auxiliary")
         self.temperature = temperature
         self.tokens = [[mllm.tokenizer.encode(f" {word}") for word in words] for words in ATTRIBUTES.values()]
         self._seen: Tensor | None = None

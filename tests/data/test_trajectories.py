@@ -126,9 +126,14 @@ def test_resuming_keeps_whole_lines_and_drops_the_cut_one(tmp_path, one):
         assert list(writer.done) == ["a"] and "line 2 was cut off" in writer.repaired
         writer.write([replace(one, sample_id="b")])
     assert [t.sample_id for t in read_trajectories(path)] == ["a", "b"]
-    with TrajectoryWriter(path) as writer:
+    with pytest.raises(FileExistsError, match=r"t.jsonl: another run has written it since this one began"):
+        TrajectoryWriter(path)
+    assert len(list(read_trajectories(path))) == 2, "nothing was taken from it"
+    with TrajectoryWriter(path, overwrite=True) as writer:
         assert not writer.done
-    assert path.read_bytes() == b"", "without resume the file is begun anew"
+    assert path.read_bytes() == b""
+    with TrajectoryWriter(path) as writer:
+        assert not writer.done, "an empty file is as good as none"
 
 
 def test_resuming_refuses_what_it_cannot_trust(tmp_path, one):

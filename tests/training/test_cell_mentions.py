@@ -14,8 +14,8 @@ from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.osprey import Osprey
 from segagent.mllm.testing import TINY_NANO
 from segagent.mllm.word_tokenizer import WordTokenizer
+from segagent.training.asked_cells import asking_layers
 from segagent.training.cell_mentions import KINDS, CellMentions, SceneMentions
-from segagent.training.cell_targets import asking_layers
 from segagent.training.collate import Collator
 from segagent.training.generated_states import GeneratedStates
 from segagent.training.sft_data import with_generated
@@ -125,11 +125,11 @@ def test_a_token_that_knows_is_right():
     for mentions in (batch.mentions, 1 - batch.mentions.clamp(min=0)):
         signs = torch.where(mentions == 1, 1.0, -1.0).transpose(1, 2)
         knows = torch.zeros(*image.shape, mllm.network.config.width)
-        knows[image] = 4 * (signs @ loss.directions).flatten(0, 1)
-        loss._hidden = knows
+        knows[image] = 4 * (signs @ loss.cells.directions).flatten(0, 1)
+        loss.cells.hidden = knows
         told.append(loss(mllm.network, batch).item())
     assert told[0] < told[1] - 1
-    loss._hidden = knows
+    loss.cells.hidden = knows
     nothing = dataclasses.replace(batch, mentions=torch.full_like(batch.mentions, NOTHING))
     assert loss(mllm.network, nothing).item() == 0
 

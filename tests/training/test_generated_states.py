@@ -247,11 +247,11 @@ def test_where_the_click_is_counts(part):
     batch = Collator(mllm)([states[k] for k in range(8)])
     asked = batch.asked
     if part == "places":
-        codes = asked.places.transpose(1, 2) @ loss.directions[:2]
+        codes = asked.places.transpose(1, 2) @ loss.cells.directions[:2]
         other = dataclasses.replace(asked, places=asked.places.roll(1, -1))
     else:  # one of BINS for each axis of each sign
         bins = F.one_hot(asked.points[..., :2].long(), BINS).transpose(1, 2).flatten(2).float()
-        codes = bins @ loss.directions[2:]
+        codes = bins @ loss.cells.directions[2:]
         other = dataclasses.replace(
             asked, points=(asked.points + torch.tensor([3.0, 0, 0])) % torch.tensor([10, 10, 9])
         )
@@ -260,7 +260,7 @@ def test_where_the_click_is_counts(part):
     knows[image] = 4 * codes.flatten(0, 1)
     told = []
     for targets in (asked, other):
-        loss._hidden = knows
+        loss.cells.hidden = knows
         told.append(loss(mllm.network, dataclasses.replace(batch, asked=targets)).item())
     assert told[0] < told[1] - 0.5
 

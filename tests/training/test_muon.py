@@ -10,7 +10,8 @@ from segagent.mllm.osprey import Osprey
 from segagent.mllm.parts import part_of
 from segagent.mllm.testing import TINY_NANO, WORDS
 from segagent.mllm.word_tokenizer import WordTokenizer
-from segagent.training.muon import MuonAndAdamW
+from segagent.training import muon
+from segagent.training.muon import Muon, MuonAndAdamW, orthogonalized
 from segagent.training.optimization import set_learning_rate
 from segagent.training.sft_network import build_sft_optimizer
 from segagent.training.sft_settings import SftSettings
@@ -36,8 +37,8 @@ def test_matrices_of_the_decoders_layers_are_muons_and_each_weight_has_its_rate(
     for name, parameter in named.items():
         inner = part_of(name) == "language" and ".layers." in name and parameter.ndim == 2
         rate, decay = 0.125 if part_of(name) == "vision" else 0.5, 0.1 if parameter.ndim > 1 else 0.0
-        assert given[parameter] == (torch.optim.Muon if inner else torch.optim.AdamW, rate, decay), name
-    assert {kind for kind, *_ in given.values()} == {torch.optim.Muon, torch.optim.AdamW}
+        assert given[parameter] == (Muon if inner else torch.optim.AdamW, rate, decay), name
+    assert {kind for kind, *_ in given.values()} == {Muon, torch.optim.AdamW}
 
 
 def test_all_directions_of_a_matrix_move_alike_and_as_far_as_adamw_would():
@@ -52,13 +53,38 @@ def test_all_directions_of_a_matrix_move_alike_and_as_far_as_adamw_would():
     assert float(matrix.detach().pow(2).mean().sqrt()) == pytest.approx(0.1 * 0.2, rel=0.25)
 
 
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
+@pytest.mark.parametrize("rounded", [True, False])
+def test_an_update_is_that_of_torch_in_the_precision_of_the_device(shape, rounded, monkeypatch):
+    """torch's own computes in bfloat16 everywhere."""
+    monkeypatch.setattr(muon, "computes_bfloat16", lambda device: rounded)
+    torch.manual_seed(1)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    one = Muon([{"params": [ours], "weight_decay": 0.1}], lr=0.1)
+    other = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        ours.grad = theirs.grad = torch.randn(shape)
+        one.step()
+        other.step()
+    apart = (ours - theirs).detach().norm() / (1 - theirs).detach().norm()
+    assert (apart == 0) if rounded else (0 < apart < 0.02)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40)])
+def test_in_float32_singular_values_end_near_one(shape, monkeypatch):
+    monkeypatch.setattr(muon, "computes_bfloat16", lambda device: False)
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalized(torch.randn(shape)))
+    assert 0.6 < values.min() and values.max() < 1.25
+
+
 def test_the_inner_convolutions_of_a_tower_are_muons_too():
     config = replace(TINY_NANO, tower="convolutional", tower_dims=[8, 16], tower_depths=[1, 2])
     tokenizer = WordTokenizer.of(load_dialogue("nano"), WORDS)
     mllm = Osprey.new(config, tokenizer, dialogue="nano", device="cpu")
     _, parts = parts_of(mllm, vision_lr=0.25, weight_decay=0.1)
-    inner = [group for group in parts[torch.optim.Muon].param_groups if group["lr"] == 0.125]
-    assert [tuple(matrix.shape) for group in inner for matrix in group["params"]] == [(16, 8 * 9), (16, 16 * 9)]
+    inner = [group for group in parts[Muon].param_groups if group["lr"] == 0.125]
+    assert [tuple(weight.shape) for group in inner for weight in group["params"]] == [(16, 8, 3, 3), (16, 16, 3, 3)]
     assert {group["weight_decay"] for group in inner} == {0.1}
     plain = [weight for group in parts[torch.optim.AdamW].param_groups for weight in group["params"]]
     assert any(weight is mllm.network.tower.stages[0][0][0].weight for weight in plain), "what reads the pixels"

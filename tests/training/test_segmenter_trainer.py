@@ -123,7 +123,7 @@ def test_what_cannot_go_on_says_why(small, tmp_path):
         small.trainer(tmp_path, batch_size=0)
     with pytest.raises(ValueError, match="precision=float16 on cpu: for CUDA only; bfloat16 works anywhere"):
         small.trainer(tmp_path, precision="float16")
-    with pytest.raises(ValueError, match="precision='half': choose float32"):
+    with pytest.raises(ValueError, match="precision='half': choose auto, float32"):
         small.trainer(tmp_path, precision="half")
 
 

@@ -252,7 +252,7 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
         ({"epochs": 1, "steps": 1}, "give one of them"),
         ({"steps": 1, "frozen": ["vision", "projector", "language"]}, "not all"),
         ({"steps": 1, "frozen": ["eyes"]}, "some of vision, projector, language"),
-        ({"steps": 1, "precision": "float16"}, "choose float32 or bfloat16"),
+        ({"steps": 1, "precision": "float16"}, "choose auto, float32, bfloat16"),
         ({"steps": 1, "batch_size": 0}, "train.batch_size=0: at least 1"),
         ({"steps": 1, "warmup": 2}, "a share in"),
         ({"steps": 1, "vision_lr": 0.0}, "train.vision_lr=0.0: a number above 0"),

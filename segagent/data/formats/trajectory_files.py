@@ -26,7 +26,7 @@ class TrajectoryJsonl:
         """The file appears whole or not at all."""
         partial, count = Path(f"{self.path}.partial"), 0
         try:
-            with TrajectoryWriter(partial) as writer:
+            with TrajectoryWriter(partial, overwrite=True) as writer:
                 for trajectory in trajectories:
                     writer.write([trajectory])
                     count += 1

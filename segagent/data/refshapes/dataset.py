@@ -91,7 +91,7 @@ class RefShapes:
         sample, number = self[index], self._checked(index) // EXPRESSIONS_PER_SCENE
         key = ("refshapes", _VERSION, self._subset, self._split, self._seed, number, "ask", index, turn)
         scene = self._described(number).scene
-        found = self._targets(Stream(*key), scene)
+        found = self._targets(Stream(*key), scene, 1)
         if not found:
             return sample
         target, text = found[0]
@@ -127,18 +127,18 @@ class RefShapes:
             scene = compose(stream.fork("scene"), self._size, self._subset == "refshapes-thin")
             if scene is None:
                 continue
-            targets = self._targets(stream.fork("text"), scene)
+            targets = self._targets(stream.fork("text"), scene, EXPRESSIONS_PER_SCENE)
             if len(targets) == EXPRESSIONS_PER_SCENE:
                 return Described(scene, tuple(targets))
         raise AssertionError(f"no scene in {_ATTEMPTS} attempts at {key[:-1]}")
 
-    def _targets(self, stream: Stream, scene: Scene) -> list[tuple[int, str]]:
-        """Up to `EXPRESSIONS_PER_SCENE` targets with texts, different things if possible."""
+    def _targets(self, stream: Stream, scene: Scene, count: int) -> list[tuple[int, str]]:
+        """Up to `count` targets with texts, different things if possible."""
         nouns = _target_nouns(self._subset, self._split)
         order = stream.shuffled([index for index, thing in enumerate(scene.things) if thing.noun in nouns])
         found: list[tuple[int, str]] = []
         for target in order + order[:1]:
-            if len(found) < EXPRESSIONS_PER_SCENE:
+            if len(found) < count:
                 text = describe(stream, scene, target, self._subset, [text for _, text in found])
                 found += [] if text is None else [(target, text)]
         return found

@@ -10,11 +10,13 @@ Words after a relation belong to its own, nearest phrase: "the star above the mu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from segagent.data.refshapes.vocabulary import BUILDERS, COLORS, PATTERNS
 
+T = TypeVar("T")
 _ARTICLES = ("the", "a", "an")
 _ANY_NOUN = ("thing", "object", "shape", "one")
 
@@ -100,9 +102,9 @@ class _Words:
                 return True
         return False
 
-    def look_up(self, table: Mapping[str, object]) -> tuple[int, object] | None:
+    def look_up(self, table: Mapping[str, T]) -> tuple[int, T] | None:
         """(words, meaning) of the longest entry that comes next; not stepped over."""
-        for length in range(min(5, len(self.words) - self.at), 0, -1):
+        for length in range(min(_LONGEST, len(self.words) - self.at), 0, -1):
             key = " ".join(self.words[self.at : self.at + length])
             if key in table:
                 return length, table[key]
@@ -113,28 +115,23 @@ class _Words:
         return ValueError(f"cannot read {self.text!r} at {rest!r}: expected {expected}")
 
 
-def _tables(before: bool) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """The kinds of modifier that may stand before, or after, a noun."""
-    yield "pattern", _PATTERNS
-    yield "hidden", _HIDDEN
-    yield "place", _PLACES
-    if before:
-        yield "color", {name: name for name in COLORS}
-        yield "size", _SIZES
-        yield "number", _RANKS
-    else:
-        yield "edge", _DIRECTIONS
-        yield "relation", _RELATIONS
+def _modifiers(**tables: Mapping[str, object]) -> dict[str, tuple[str, object]]:
+    """Words -> (kind of modifier, meaning), from a table for each kind. In one table, for this is read most often."""
+    return {words: (kind, meaning) for kind, table in tables.items() for words, meaning in table.items()}
 
 
-_BEFORE, _AFTER = dict(_tables(True)), dict(_tables(False))
+_ANYWHERE = _modifiers(pattern=_PATTERNS, hidden=_HIDDEN, place=_PLACES)
+_BEFORE = _ANYWHERE | _modifiers(color={name: name for name in COLORS}, size=_SIZES, number=_RANKS)
+_RELATION = _modifiers(relation=_RELATIONS)
+_AFTER = _ANYWHERE | _modifiers(edge=_DIRECTIONS) | _RELATION
+_LONGEST = max(len(words.split()) for words in (*_BEFORE, *_AFTER, *_NOUNS))
 _LINKS = ("that is", "which is")
 
 
 def description_words() -> tuple[str, ...]:
     """Every word that a referring expression may hold, sorted: what the tokenizer of a small model must know."""
     phrases = [*_ARTICLES, *_ANY_NOUN, *_NOUNS, *_LINKS, "and"]
-    phrases += [phrase for tables in (_BEFORE, _AFTER) for table in tables.values() for phrase in table]
+    phrases += [*_BEFORE, *_AFTER]
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
 
@@ -164,7 +161,7 @@ def _phrase(words: _Words, top: bool) -> Phrase:
             break
     while top and words.accept("and"):
         words.accept(*_LINKS)
-        if not _modifier(words, {"relation": _RELATIONS}, said, relations):
+        if not _modifier(words, _RELATION, said, relations):
             raise words.error("a relation after 'and'")
     number, edge = said.pop("number", None), said.pop("edge", None)
     if (number is None) != (edge is None):
@@ -174,13 +171,13 @@ def _phrase(words: _Words, top: bool) -> Phrase:
 
 
 def _modifier(
-    words: _Words, tables: Mapping[str, Mapping[str, object]], said: dict[str, object], relations: list[Relation]
+    words: _Words, table: Mapping[str, tuple[str, object]], said: dict[str, object], relations: list[Relation]
 ) -> bool:
     """Read one modifier, the longest that fits. False when the next words are none."""
-    found = [(hit, kind) for kind, table in tables.items() if (hit := words.look_up(table)) is not None]
-    if not found:
+    found = words.look_up(table)
+    if found is None:
         return False
-    (length, meaning), kind = max(found, key=lambda entry: entry[0][0])
+    length, (kind, meaning) = found
     if kind in said:
         raise words.error(f"only one {kind}")
     words.at += length
