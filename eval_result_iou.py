@@ -1,6 +1,6 @@
 """Predictions JSON -> metrics, on any CPU, without torch. Definitions and keys: docs/scoring.md.
 
-python eval_result_iou.py --input_json results/val.json                       # the mask after the last click
+python eval_result_iou.py --input_json results/val.json                       # the last mask, or what a search returned
 python eval_result_iou.py --input_json results/val.json --protocol official   # the released scorer, bit for bit
 python eval_result_iou.py --input_json pred_refcoco+_val.json --eval_all_splits --out metrics.json
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from segagent.data.predictions import read_predictions
 from segagent.metrics import PROTOCOLS, MissingKeyError, Scores, score
 from segagent.metrics.official import OfficialScore, keep_scored, write_official
+from segagent.metrics.protocols import own_protocol
 from segagent.metrics.published_rows import format_table
 from segagent.metrics.side_by_side import format_side_by_side, format_subgroups, side_by_side, subgroups
 from segagent.metrics.table import format_metrics, percent
@@ -43,7 +44,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="score the mask after N actions (0: the initial one; the last where there are fewer); "
         "with --protocol official an index into pred_list instead, as Python counts (0: after the first action)",
     )
-    add("--protocol", default="final", help=f"which mask is scored: {', '.join(PROTOCOLS)}; default final")
+    add(
+        "--protocol",
+        help=f"which mask is scored: {', '.join(PROTOCOLS)}; default: final, of a search best_predicted",
+    )
     add("--eval_all_splits", action="store_true", help=f"also the files named like F with {FIRST_SPLIT} replaced")
     add("--visualize", action="store_true", help="write pictures of targets and scored masks into X_visualize/")
     add("--visualize_limit", type=int, default=50, metavar="N", help="at most N pictures, worst first; default 50")
@@ -60,11 +64,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def protocol_of(options: argparse.Namespace) -> str:
-    """The protocol that --protocol and --click_id name together. Raises `ValueError` when they contradict."""
+def protocol_of(options: argparse.Namespace, path: Path) -> str:
+    """The protocol that --protocol and --click_id name together, or that of the file at `path` where they name none.
+    Raises `ValueError` when they contradict."""
+    if options.click_id is None and options.protocol is None:
+        return own_protocol(read_predictions(path))
     if options.click_id is None or options.protocol == "official":
         return options.protocol
-    if options.protocol != "final":
+    if options.protocol not in (None, "final"):
         raise ValueError(
             f"--click_id {options.click_id} and --protocol {options.protocol} both say which mask is scored: give one"
         )
@@ -75,14 +82,14 @@ def protocol_of(options: argparse.Namespace) -> str:
 
 def score_file(path: Path, options: argparse.Namespace) -> tuple[Scores, dict[str, Any]]:
     """Scores one file, prints its table, writes what the options ask for."""
-    protocol = protocol_of(options)
-    if protocol == "official" and (options.side_by_side or options.subgroups):
+    if options.protocol == "official" and (options.side_by_side or options.subgroups):
         raise ValueError(
             "--protocol official prints the released scorer's two numbers only: leave it out, and --side_by_side shows "
             "them beside the others"
         )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the predictions file in it")
+    protocol = protocol_of(options, path)
     if protocol == "official" and path.is_file():
         # Old rows must not outlive a run that fails; the released scorer leaves the bare header too.
         write_official(path, [], "", options.click_id)
@@ -122,18 +129,11 @@ def score_officially(path: Path, scores: Scores, click_id: int | None) -> dict[s
     except (IndexError, TypeError) as error:  # kinds that the released scorer dies of; here they carry a sentence
         raise ValueError(f"{path}: {error}") from None
     write_official(path, result.rows, result.text, click_id)
-    dropped = int((result.chosen < 0).sum())
+    metrics = scores.official_metrics(click_id)
     print(f"{path}  (protocol official, click_id {click_id})")
     print(result.text, end="")
-    print(f"samples: {len(scores) - dropped} of {len(scores)}; dropped without a mask: {dropped}")
-    return {
-        "protocol": "official",
-        "click_id": click_id,
-        "ciou": result.class_iou,
-        "giou": result.global_iou,
-        "n": len(scores) - dropped,
-        "n_dropped": dropped,
-    }
+    print(f"samples: {metrics['n']} of {len(scores)}; dropped without a mask: {metrics['n_dropped']}")
+    return metrics
 
 
 def compare_with_official(scores: Scores) -> str:

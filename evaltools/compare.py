@@ -31,7 +31,7 @@ from segagent.entry import beside, run_entry, write_text
 from segagent.masks import decode_rle, polygons_to_mask
 from segagent.metrics import MissingKeyError, Scores, score
 from segagent.metrics.paired import Pairs, biggest_changes, compare, pair
-from segagent.metrics.protocols import step_of
+from segagent.metrics.protocols import own_protocol, step_of
 from segagent.metrics.table import percent
 from segagent.overlay import overlay_mask
 from segagent.report.page import write_page
@@ -43,12 +43,17 @@ GAP = 8
 
 def key_of(record: dict) -> str:
     """What a sample is matched by."""
-    captions = record.get("caption") or [""]
-    return str(record.get("sample_id") or f"{record['img_path']}: {captions[0]}")
+    return str(record.get("sample_id") or f"{record['img_path']}: {caption_of(record)}")
 
 
-def read_run(path: str, protocol: str) -> tuple[Scores, list[str]]:
-    """(scores, key of each sample) of a predictions file, in one pass."""
+def caption_of(record: dict) -> str:
+    captions = record.get("caption")
+    return str(captions[0]) if captions and isinstance(captions, list) else ""
+
+
+def read_run(path: str, protocol: str | None) -> tuple[Scores, list[str]]:
+    """(scores, key of each sample) of a predictions file, in one pass. protocol: None for the file's own."""
+    protocol = protocol or own_protocol(read_predictions(path))
     keys: list[str] = []
     seen: Counter[str] = Counter()
 
@@ -122,7 +127,7 @@ def draw_changes(config: DictConfig, runs: tuple[Scores, Scores], pairs: Pairs, 
         chosen_records(path, set(index[shown].tolist()))
         for path, index in ((config.a, pairs.first), (config.b, pairs.second))
     ]
-    chosen = [run.chosen(config.protocol) for run in runs]
+    chosen = [run.chosen() for run in runs]
     folders = [Path(config.images)] if config.images else [Path(config.a).parent, Path(".")]
     rows = []
     for k in shown.tolist():
@@ -130,8 +135,7 @@ def draw_changes(config: DictConfig, runs: tuple[Scores, Scores], pairs: Pairs, 
         both = records[0][first], records[1][second]
         picture = base64.b64encode(strip(both, (int(chosen[0][first]), int(chosen[1][second])), folders)).decode()
         a, b = (100 * value for value in pairs.iou[k])
-        caption = (both[0].get("caption") or [""])[0]
-        title = html.escape(f"{both[0].get('sample_id') or both[0]['img_path']}: {caption}")
+        title = html.escape(f"{both[0].get('sample_id') or both[0]['img_path']}: {caption_of(both[0])}")
         rows.append(f"<h3>{b - a:+.1f} ({a:.1f} to {b:.1f})  {title}</h3><img src='data:image/png;base64,{picture}'>")
     head = html.escape(f"A {config.a}, B {config.b}")
     style = "<style>body{font:14px sans-serif;margin:2em}img{max-width:100%}</style>"
@@ -157,7 +161,8 @@ def format_result(result: dict[str, Any]) -> str:
 def main(config: DictConfig) -> int:
     if not (config.a and config.b):
         raise ValueError("two predictions files are needed: compare.py A.json B.json")
-    step_of(config.protocol)
+    if config.protocol is not None:
+        step_of(config.protocol)
     if config.protocol == "official":
         raise ValueError("protocol=official drops samples, which cannot be paired: choose final, oracle, step:N, ...")
     for name in ("resamples", "pictures", "margin"):
@@ -171,16 +176,17 @@ def main(config: DictConfig) -> int:
         if path.exists() and not config.overwrite:
             raise ValueError(f"{path}: is there already; say overwrite=true, or another out=")
     (first, keys_a), (second, keys_b) = (read_run(path, config.protocol) for path in (config.a, config.b))
-    pairs = pair((first, second), (keys_a, keys_b), config.protocol)
+    pairs = pair((first, second), (keys_a, keys_b))
     result = compare(pairs, margin=config.margin, resamples=config.resamples, seed=config.seed)
-    result |= {"a": config.a, "b": config.b, "protocol": config.protocol, "margin": config.margin}
+    result |= {"a": config.a, "b": config.b, "margin": config.margin}
+    result |= {"protocol_a": first.protocol, "protocol_b": second.protocol}
     result |= {"n_only_a": len(keys_a) - result["n"], "n_only_b": len(keys_b) - result["n"]}
     out.parent.mkdir(parents=True, exist_ok=True)
     summary = format_result(result)
     if config.pictures:
         write_page(beside(out, ".html"), draw_changes(config, (first, second), pairs, summary))
     write_text(out, json.dumps(result, indent=1) + "\n")
-    print(f"A {config.a}\nB {config.b}\n{summary}")
+    print(f"A {config.a} ({first.protocol})\nB {config.b} ({second.protocol})\n{summary}")
     for which in "ab":
         if result[f"n_only_{which}"]:
             told = f"{result[f'n_only_{which}']} samples are in {which.upper()} only and are left out"

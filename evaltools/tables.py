@@ -70,7 +70,7 @@ def claim_parts(config: DictConfig, folder: Path) -> None:
 def claim_weights(setup: Setup, file: Path) -> None:
     """Keeps what tells the weights of this run in `file`. Raises `ValueError` where its cells were made with others:
     names of models stay what they are when a training writes over them."""
-    now = setup.weights()
+    now, then = setup.weights(), {}
     if file.is_file():
         then = json.loads(file.read_text(encoding="utf-8"))
         changed = [part for part in now if then.get(part, now[part]) != now[part]]
@@ -79,7 +79,7 @@ def claim_weights(setup: Setup, file: Path) -> None:
                 f"{file}: the weights of {' and '.join(changed)} are others than when these runs were made; choose "
                 "another out=, or say overwrite=true"
             )
-    write_text(file, json.dumps(now) + "\n")
+    write_text(file, json.dumps(then | now) + "\n")
 
 
 def page_of(config: DictConfig) -> Path:

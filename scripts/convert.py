@@ -51,7 +51,8 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"{out}: holds files, which would be read with the new ones; empty it, or choose another out=")
     if out.exists() and out.resolve() == Path(config.input).resolve():
         raise ValueError(f"{out}: out is the input; choose another out=")
-    source = build(load_named("file_format", config["from"]), path=config.input, images=config.images)
+    own = {"crowd": config.crowd} if config["from"] == "coco" else {}
+    source = build(load_named("file_format", config["from"]), path=config.input, images=config.images, **own)
     sink = build(load_named("file_format", config.to), path=str(out), images=config.images)
     losses: Counter = Counter()
     written = sink.write(count_losses(source.read(), losses, sink))

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# From nothing to weights like those that ship: bash scripts/reproduce_nano.sh [OUT [all|policy [SHARE]]]
+# A small policy from nothing: bash scripts/reproduce_nano.sh [OUT [policy|all [SHARE]]]
 #
-# The click segmenter; the tower of the policy; trajectories of the simulated annotator with that segmenter; the policy, in
-# three stages. OUT: a folder (runs/nano).
-# With `policy` the segmenter is the one that ships. SHARE (1): of all steps and samples; 0.001 tries every stage in a few
-# minutes. Killed and started again, it goes on where it was.
+# The tower of the policy; trajectories of the simulated annotator with the segmenter that ships; the policy, in two stages.
+# OUT: a folder (runs/nano). With `all` a click segmenter is trained first, and takes the place of the one that ships.
+# SHARE (0.1): of all steps and samples. 0.1 takes under three hours on 2 cores, see docs/training.md; 1 takes ten times as
+# long; 0.001 tries every stage in a few minutes. Killed and started again, it goes on where it was.
 set -eu
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 out="${1:-$ROOT/runs/nano}"
 case "$out" in /*) ;; *) out="$PWD/$out" ;; esac
 cd "$ROOT"
-share="${3:-1}"
+share="${3:-0.1}"
 [[ "$share" =~ ^(0?\.[0-9]*[1-9][0-9]*|1|1\.0*)$ ]] || fail "$share: give the share of steps and samples, above 0 and at most 1"
 
 # A number of steps or samples, at that share.
 some() { awk -v number="$1" -v share="$share" 'BEGIN { n = int(number * share + 0.5); print (n < 2 ? 2 : n) }'; }
 
 segmenter=(segmenter=simpleclick_nano)
-case "${2:-all}" in
+case "${2:-policy}" in
   policy) ;;
   all)
     "$PYTHON" scripts/train_segmenter.py network=simpleclick_nano data=refshapes_mix train.precision=auto threads=2 \
@@ -25,7 +25,7 @@ case "${2:-all}" in
       "out=\"$out/segmenter\"" resume=true
     segmenter+=("segmenter.path=\"$out/segmenter/best\"")
     ;;
-  *) fail "$2: say all or policy" ;;
+  *) fail "$2: say policy or all" ;;
 esac
 "$PYTHON" scripts/pretrain_tower.py threads=1 "train.steps=$(some 16000)" "train.warmup=$(some 1000)" \
   "out=\"$out/tower\"" resume=true  # the other core draws the pictures

@@ -43,7 +43,10 @@ class Reply:
 
 def _number(text: str, decimals: int) -> float:
     """A coordinate as Python reads it: whole numbers only when the format has no decimals. Raises `ValueError`."""
-    return float(int(text)) if decimals == 0 else float(text)
+    try:
+        return float(int(text)) if decimals == 0 else float(text)
+    except OverflowError:
+        raise ValueError(f"{text[:10]}...: more digits than a coordinate has") from None
 
 
 class Dialogue:
@@ -265,7 +268,7 @@ class Dialogue:
         (parity section 5: `int(v/999*size)`), where its rules are asked for.
         """
         edge = side / grid * size if self.released_rules else side * size / grid
-        return min(max(int(edge), 0), size)
+        return int(min(max(edge, 0.0), size))  # it may be infinite
 
     def parse(self, text: str, *, width: int, height: int, seen: tuple[int, int] | None = None) -> Reply:
         """A reply -> what it says, in pixels of a width x height image. Never raises on any text.

@@ -25,6 +25,9 @@ from segagent.mllm.families import family_of
 
 # Keys that change how a run is done, not what it makes: a resumed run may differ in them.
 RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device", "engine", "on_error")
+# Last words of keys that name files, folders and samples: what looks like a number is a name there, too.
+_NAMES = {"out", "images", "input", "sample", "masks", "coco", "truth", "texts", "trajectories", "page", "path", "root"}
+_NAMES |= {"annotations"}
 # Settings of a network that may differ wherever `device` may: its own pace and memory.
 _OF_DEVICE = ("device", "max_batch", "embed_batch", "memory_bytes", "cache_bytes")
 
@@ -32,7 +35,7 @@ _OF_DEVICE = ("device", "max_batch", "embed_batch", "memory_bytes", "cache_bytes
 def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
     """`mllm=FOLDER` -> the family that its config.json names, and its path; `mllm=null` -> `~mllm` (Hydra takes no
     null for a group); `proposer=NAME` -> the member of the group policy that
-    stands at `proposer`; other settings come back as they are.
+    stands at `proposer`; names that look like numbers are quoted; other settings come back as they are.
 
     Raises `ValueError` when it is neither a named config nor a folder of a family that there is.
     """
@@ -45,11 +48,23 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
         if argument == "mllm=null":
             expanded.append("~mllm")
             continue
+        if group.rpartition(".")[2] in _NAMES and _is_number(value):
+            expanded.append(f"{group}={quoted(value)}")
+            continue
         if group != "mllm" or value in ("", *names("mllm")):
             expanded.append(argument)
             continue
         expanded += [f"mllm={family_of(value)}", f"mllm.path={quoted(value)}"]
     return expanded
+
+
+def _is_number(word: str) -> bool:
+    """Whether Hydra would read it so: it takes 2007_000033 for 2007000033."""
+    try:
+        float(word.replace("_", ""))
+    except ValueError:
+        return False
+    return True
 
 
 def _usage(entry: str, about: str) -> str:
@@ -241,7 +256,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes a whole file or leaves the old one: a kill or a full disk never leaves half of it."""
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        # Half of a surrogate pair, as a cut emoji leaves it, becomes \udXXX, which JSON reads back.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
     except (OSError, ValueError):  # no room, or a text that UTF-8 cannot write
         partial.unlink(missing_ok=True)

@@ -170,7 +170,7 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: in
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
-    """`[H, W]` bool -> outer COCO polygons along pixel edges, one per 4-connected part, flat `[x, y, ...]` floats.
+    """`[H, W]` bool -> outer COCO polygons along pixel edges, one per 8-connected part, flat `[x, y, ...]` floats.
 
     Holes cannot be said in COCO polygons and are filled; keep RLE where they matter.
     """

@@ -14,7 +14,7 @@ from segagent.data.predictions import prediction_record, write_predictions
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import beside, write_text
 from segagent.metrics import score
-from segagent.metrics.protocols import step_of
+from segagent.metrics.protocols import own_protocol, step_of
 from segagent.types import Trajectory
 
 
@@ -53,17 +53,16 @@ def write_metrics(
         write_text(beside(out, ".metrics.json"), json.dumps(metrics, indent=1) + "\n")
         return metrics
     records = map(prediction_record, read_trajectories(lines))
-    protocol = protocol or own_protocol(lines)
+    protocol = protocol or protocol_of(lines)
     scores = score(records, protocol, click_limit=click_limit, boundary=boundary, seed=seed, where=str(lines))
     metrics = scores.metrics() | facts | with_hit_rates(statistics or {})
     write_text(beside(out, ".metrics.json"), json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
-def own_protocol(lines: Path) -> str:
-    """The protocol that a trajectory file is scored by when nobody says: a search leaves `returned` in its extras."""
-    first = next(read_trajectories(lines), None)
-    return "best_predicted" if first is not None and "returned" in first.extras else "final"
+def protocol_of(lines: Path) -> str:
+    """The protocol that a trajectory file is scored by when nobody says."""
+    return own_protocol(map(prediction_record, read_trajectories(lines)))
 
 
 def with_hit_rates(counts: dict[str, int]) -> dict[str, float]:

@@ -234,3 +234,15 @@ def test_the_prompt_of_released_qwen_is_the_released_one():
 def test_unsound_dialogues_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         Dialogue(**{"system": "", "prompt": "{description}", **wrong})
+
+
+@pytest.mark.parametrize("name", ["released_qwen", "released_llava", "nano", "paper", "absolute"])
+def test_numbers_that_never_end_are_read_without_dying(name):
+    dialogue = load_dialogue(name)
+    for digits in ("9" * 400, "9" * 5000):
+        seen = (100, 100)
+        texts = [f"{sign}: ({digits}, 5)" for sign in (dialogue.positive, dialogue.negative)]
+        texts += [f"{sign}: (5, {digits})" for sign in (dialogue.positive, dialogue.negative)]
+        texts += [f"<box>(0,0),({digits},5)</box>", f"<box>({digits},{digits}),(5,5)</box>", f"[0, 0, {digits}, 5]"]
+        for text in texts:
+            assert dialogue.parse(text, width=64, height=48, seen=seen).click is None

@@ -394,3 +394,10 @@ def test_files_of_one_run_are_not_another_runs(tmp_path):
     (tmp_path / "sft" / "train.csv").touch()
     OmegaConf.save({**moved, "out": "runs/sft_v1.2"}, tmp_path / "sft" / "train.config.yaml")
     claim_output(tmp_path / "sft" / "train.csv", moved, tmp_path / "sft" / "train.csv")  # a renamed folder
+
+
+def test_names_that_look_like_numbers_stay_as_they_are():
+    given = ["sample=2007_000033", "out=20240501", "data.images=2024_05", "mllm.path=1e5", "data.limit=2_0", "seed=7"]
+    assert expand_checkpoints(given) == [
+        'sample="2007_000033"', 'out="20240501"', 'data.images="2024_05"', 'mllm.path="1e5"', "data.limit=2_0", "seed=7"
+    ]  # fmt: skip

@@ -234,3 +234,17 @@ def test_pictures_that_are_named_by_their_number_are_found(predictions, tmp_path
     assert run(predictions(change=change), "--visualize") == 0
     pictures = [cv2.imread(str(path)) for path in sorted((tmp_path / "pred_visualize").iterdir())]
     assert sum(int(picture.min()) < 20 for picture in pictures) == 1, "one on its photo, the others on grey"
+
+
+def test_a_search_is_scored_by_what_it_returned(predictions, tmp_path):
+    path, out = predictions(), tmp_path / "m.json"
+    records = json.loads(path.read_text())
+    for record in records:
+        record["extras"] = {"returned": 1}
+    path.write_text(json.dumps(records))
+    assert run(path, "--out", out) == 0
+    assert json.loads(out.read_text())["protocol"] == "best_predicted"
+    assert run(path, "--out", out, "--protocol", "final") == 0
+    assert json.loads(out.read_text())["protocol"] == "final"
+    assert run(path, "--out", out, "--click_id", "1") == 0
+    assert json.loads(out.read_text())["protocol"] == "step:1"

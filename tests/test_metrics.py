@@ -454,3 +454,25 @@ def test_scoring_needs_no_torch():
     path = next(path for path in FIXTURES if path.stem == "basic_multi_image")
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+
+
+def test_a_first_click_on_a_void_pixel_hits_nothing():
+    void = encode_rle(bar(2, 2))
+    rows = []
+    for x in (1, 3):
+        rows.append(record(bar(6), [bar(6)], void=void))
+        rows[-1]["pred_list"][0]["clicks"] = {"is_positive": True, "coords": [9, x]}
+    plain = record(bar(6), [bar(6)])
+    plain["pred_list"][0]["clicks"] = {"is_positive": True, "coords": [9, 3]}
+    found = [score([row], bootstrap=0).metrics()["first_click"] for row in (*rows, plain)]
+    assert found == [1, 0, 1]
+    assert score([*rows, plain], bootstrap=0).metrics()["first_click"] == pytest.approx(2 / 3)
+
+
+def test_what_does_not_vary_has_no_correlation():
+    """Means of equal floats may miss them by their last digit."""
+    for constant in (0.1, 0.7, 0.852, 1 / 3):
+        for n in (3, 7, 11):
+            assert np.isnan(statistics.correlation(np.full(n, constant), np.linspace(0, 1, n)))
+            assert np.isnan(statistics.correlation(np.full(n, constant), np.full(n, 0.7)))
+    assert statistics.correlation(np.arange(5.0), -np.arange(5.0)) == pytest.approx(-1)

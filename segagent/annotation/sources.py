@@ -25,6 +25,8 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(f"mode={config.mode!r}: choose {', '.join(MODES)}")
     if config.mode == "annotate" and config.init not in (InitKind.EMPTY, InitKind.BOX):
         raise ValueError(f"init={config.init!r}: choose empty or box (mode=refine begins with given masks)")
+    if config.mode == "annotate" and config.init == InitKind.BOX and not config.coco:
+        raise ValueError("init=box: boxes are those of a COCO file; say coco=FILE, or init=empty")
     if config.segmentation not in ("rle", "polygons"):
         raise ValueError(f"segmentation={config.segmentation!r}: choose rle or polygons")
     if not config.images:
@@ -46,6 +48,8 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(f"filter.threshold={threshold}: an IoU in (0, 1], e.g. 0.75, or null")
     if shown < 0:
         raise ValueError(f"filter.shown={shown}: 0 or more")
+    if isinstance(config.text, str) and not config.text.strip():
+        raise ValueError("text: is empty; say what to segment, or leave it out")
     if not (config.text is None or isinstance(config.text, str)):
         raise ValueError(f"text={config.text}: is read as no text; quote it: \"text='{config.text}'\"")
 
@@ -54,7 +58,7 @@ def source_of(config: DictConfig) -> DictConfig:
     """The settings of the samples: annotations of a COCO file, or a folder of pictures."""
     shared = {"images": config.images, "truth": config.truth, "include": config.include, "limit": config.limit}
     if config.coco:
-        return _made(GivenMasks, annotations=config.coco, text=config.coco_text, **shared)
+        return _made(GivenMasks, annotations=config.coco, text=config.coco_text, crowd=config.crowd, **shared)
     return _made(PictureFolder, text=config.text, texts=config.texts, masks=config.masks, **shared)
 
 

@@ -73,6 +73,9 @@ def _check_entries(entries: Any, keys: tuple[str, ...], where: str) -> None:
         missing = [key for key in keys if key not in entry]
         if missing:
             raise ValueError(f"{where} {entry.get('id', f'number {number}')}: key {missing[0]!r} is missing")
+    twice = [key for key, count in Counter(json.dumps(entry["id"]) for entry in entries).items() if count > 1]
+    if twice:
+        raise ValueError(f"{where} id {twice[0]} is there twice; ids must be unique")
 
 
 def _with_file_name(entry: dict, path: Path) -> dict:
@@ -136,20 +139,14 @@ class Coco:
             if not (entry.get("iscrowd") and crowd != "sample") and self._included(entry, include)
             for number, description in enumerate(self._describe(entry))
         ]
-        self._check_ids()
+        if not self._samples:
+            raise ValueError(f"{self._path}: no annotation to work on (include and crowd leave some out)")
         self._samples = first(self._samples, limit)
         self._last: tuple[Path, np.ndarray] | None = None
 
     def _included(self, entry: dict, pattern: str | None) -> bool:
         image = self._image_entries.get(entry["image_id"])  # an unknown image is reported by _describe
         return pattern is None or image is None or re.search(pattern, image["file_name"]) is not None
-
-    def _check_ids(self) -> None:
-        twice = [key for key, count in Counter((e["id"], n) for e, n, _ in self._samples).items() if count > 1]
-        if twice:
-            raise ValueError(f"{self._path}: annotation id {twice[0][0]} is there twice; ids must be unique")
-        if not self._samples:
-            raise ValueError(f"{self._path}: no annotation to work on (data.include and data.crowd leave some out)")
 
     def _describe(self, entry: dict) -> list[str]:
         where = f"{self._path}: annotation {entry['id']}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from segagent.data.coco import Coco
+from segagent.masks import bounding_box
 from segagent.types import Sample
 
 
 class GivenMasks:
     """The samples of a `Coco` file whose masks are given (`Sample.mask`); nothing is known to be true.
 
-    annotations, images, text, include, limit: see `Coco`; crowd regions are left out, and empty masks are masks too.
+    annotations, images, text, include, limit: see `Coco`; crowd too, without `void`. Empty masks are masks too. A box
+    that the file does not say is that of the given mask.
     truth: another file with the same annotation ids, whose masks are the targets, to measure by; None: no targets.
     """
 
@@ -22,10 +24,13 @@ class GivenMasks:
         images: str,
         text: str = "category",
         truth: str | None = None,
+        crowd: str = "leave_out",
         include: str | None = None,
         limit: int | None = None,
     ) -> None:
-        settings = {"images": images, "text": text, "crowd": "leave_out", "include": include, "allow_empty": True}
+        if crowd not in ("leave_out", "sample"):
+            raise ValueError(f"crowd={crowd!r}: choose leave_out or sample")
+        settings = {"images": images, "text": text, "crowd": crowd, "include": include, "allow_empty": True}
         self._given = Coco(annotations=annotations, limit=limit, **settings)
         self._true = None if truth is None else Coco(annotations=truth, **settings)
         self._places: dict[str, int] = {}
@@ -44,4 +49,4 @@ class GivenMasks:
     def __getitem__(self, index: int) -> Sample:
         sample = self._given[index]
         true = None if self._true is None else self._true[self._places[sample.sample_id]].target
-        return replace(sample, mask=sample.target, target=true)
+        return replace(sample, mask=sample.target, target=true, box=sample.box or bounding_box(sample.target))

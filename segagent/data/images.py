@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 # Pillow's own guard against decompression bombs stays on, at a size that scans and aerial photographs still pass.
 Image.MAX_IMAGE_PIXELS = 400_000_000
+
+
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow raises at malformed EXIF, beside what it raises at malformed pictures.
+_BROKEN_EXIF = (struct.error, TypeError, AttributeError, KeyError, IndexError, OverflowError)
+_BROKEN = (OSError, SyntaxError, EOFError, Image.DecompressionBombError, *_BROKEN_EXIF)
+
+
+def _orientation(image: Image.Image) -> int:
+    """As EXIF says, 1 to 8; 1 where it cannot be read. Pillow turns TIFFs by itself, when or before they are loaded."""
+    if image.format == "TIFF":
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except (*_BROKEN, ValueError):
+        return 1
+    return found if found in _TURNS else 1
 
 
 def resolve_inside(root: str | Path, name: str) -> Path:
@@ -35,11 +62,12 @@ def _open(path: str | Path, source: BinaryIO | None = None) -> Image.Image:
     try:
         image = Image.open(path if source is None else source)
         image.load()
-        return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not an image that Pillow can read") from None
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise ValueError(f"{path}: broken image ({error}); fetch the file again") from None
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_eight_bits(array: np.ndarray, path: str | Path) -> np.ndarray:
@@ -82,14 +110,19 @@ def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 def load_label_map(path: str | Path) -> np.ndarray:
     """A mask file -> `[H, W]` integer labels as stored: palette indices, grey values, or the one channel of RGB(A).
 
-    EXIF rotation is applied, as it is to the image. Raises `ValueError` on a colour picture whose channels differ.
+    What is wholly transparent is 0. EXIF rotation is applied, as it is to the image. Raises `ValueError` on a colour
+    picture whose channels differ.
     """
     image = _open(path)
     if image.mode == "1":
         image = image.convert("L")
+    unseen = None
     if image.mode in ("RGBA", "LA"):
+        unseen = np.asarray(image.getchannel("A")) == 0
         image = image.convert("RGB")
     labels = np.asarray(image)
+    if unseen is not None:
+        labels = np.where(unseen[:, :, None], 0, labels)
     if labels.ndim == 3:
         if (labels != labels[:, :, :1]).any():
             raise ValueError(f"{path}: a colour picture where a mask was expected; save it as grey or palette PNG")
@@ -103,8 +136,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise ValueError(f"{path}: no such image file")
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = _orientation(image) >= 5
             width, height = image.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise ValueError(f"{path}: not an image that Pillow can read ({error})") from None
     return (width, height) if turned else (height, width)

@@ -13,6 +13,12 @@ from segagent.data.images import IMAGE_SUFFIXES, load_image, load_label_map
 from segagent.types import Sample
 
 
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a part of the path below `folder` begins with a dot: such files are of systems and tools, as macOS leaves
+    them beside every other, and Jupyter in folders of its own."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def list_pictures(folder: Path) -> dict[str, Path]:
     """Stem relative to the folder -> path of every picture below it, in sorted order.
 
@@ -22,8 +28,7 @@ def list_pictures(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        # Names that begin with a dot are of the system's own files, as macOS leaves them beside every other.
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith(".") or path.is_dir():
+        if path.suffix.lower() not in IMAGE_SUFFIXES or is_hidden(path, folder) or path.is_dir():
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in found:

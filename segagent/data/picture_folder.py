@@ -159,8 +159,11 @@ def _json_rows(path: Path, text: str) -> list[tuple[str, str, object]]:
 
 
 def _csv_rows(path: Path, text: str) -> list[tuple[str, str, object]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = {"image", "text"} - set(reader.fieldnames or ())
-    if missing:
-        raise ValueError(f"{path}: column {min(missing)!r} is missing; the first line is image,text")
-    return [(f"line {reader.line_num}", row["image"] or "", row["text"]) for row in reader]
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        missing = {"image", "text"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path}: column {min(missing)!r} is missing; the first line is image,text")
+        return [(f"line {reader.line_num}", row["image"] or "", row["text"]) for row in reader]
+    except csv.Error as error:  # such as a quote that is never closed
+        raise ValueError(f"{path}: after line {reader.line_num}: not CSV ({error})") from None

@@ -24,6 +24,15 @@ from segagent.types import Action, Click, EndReason, InitKind, Step, Trajectory
 log = logging.getLogger(__name__)
 
 
+# A point in a name may also stand elsewhere than before a suffix.
+_SUFFIXES = IMAGE_SUFFIXES | {".jfif", ".jpe", ".gif", ".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"}
+
+
+def is_refclef(path: str | Path) -> bool:
+    """Whether numbers in a released file are pictures of ImageCLEF; the released evaluation tells by the name, too."""
+    return "refclef" in Path(path).name
+
+
 def image_path_of(image_name: str | int, *, refclef: bool = False) -> str:
     """The path that a released `image_name` means, relative to the image root; a number is that of a picture of COCO,
     in files of RefCLEF of one of ImageCLEF's."""
@@ -31,7 +40,7 @@ def image_path_of(image_name: str | int, *, refclef: bool = False) -> str:
         return f"saiapr_tc-12/{image_name // 1000:02d}/images/{image_name}.jpg"
     if isinstance(image_name, int):
         return f"mscoco/images/train2014/COCO_train2014_{image_name:012d}.jpg"
-    return image_name if Path(image_name).suffix.lower() in IMAGE_SUFFIXES else f"{image_name}.jpg"
+    return image_name if Path(image_name).suffix.lower() in _SUFFIXES else f"{image_name}.jpg"
 
 
 def _region(rle: dict) -> tuple[list[float], int]:

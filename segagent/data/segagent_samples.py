@@ -12,7 +12,7 @@ import numpy as np
 
 from segagent.data.base import first
 from segagent.data.images import load_image, resolve_inside
-from segagent.data.segagent_json import image_path_of, read_official
+from segagent.data.segagent_json import image_path_of, is_refclef, read_official
 from segagent.masks import bounding_box, decode_rle
 from segagent.types import Sample, Trajectory
 
@@ -57,7 +57,7 @@ class SegAgentJson:
         if not Path(images).is_dir():
             raise ValueError(f"{images}: no such folder (data.images)")
         self._path, self._images = annotations, images
-        self._refclef = "refclef" in Path(annotations).name  # the released evaluation tells by the name, too
+        self._refclef = is_refclef(annotations)
         entries = read_official(annotations)
         self._entries = [
             replace(entry, steps=())  # its clicks are not used

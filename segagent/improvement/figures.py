@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from segagent.data.predictions import prediction_record
 from segagent.data.trajectories import read_trajectories
 from segagent.metrics import score
-from segagent.results import own_protocol
+from segagent.results import protocol_of
 from segagent.training.training_log import CsvTable
 
 Figures = dict[str, Any]
@@ -25,7 +25,7 @@ _SHARE = 0.1  # of a training, whose first and last losses are told
 def scores_of(lines: Path, *, click_limit: int, asked: int, seed: int) -> Figures:
     """Flat keys as of evaluate.py, of a trajectory file. asked: samples that were to be rolled out."""
     records = map(prediction_record, read_trajectories(lines))
-    scores = score(records, own_protocol(lines), click_limit=click_limit, seed=seed, where=str(lines)).metrics()
+    scores = score(records, protocol_of(lines), click_limit=click_limit, seed=seed, where=str(lines)).metrics()
     return scores | {"n_skipped": asked - scores["n"]}
 
 

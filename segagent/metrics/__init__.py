@@ -66,7 +66,7 @@ class Scores:
         """
         protocol = protocol or self.protocol
         if protocol == "official":
-            return self._official_metrics()
+            return self.official_metrics()
         if not len(self):
             raise ValueError("no record to score: the list of predictions is empty")
         values = {"protocol": protocol} | self._means(protocol) | self._counts()
@@ -115,11 +115,13 @@ class Scores:
             "n_null_target": int(self.counted.null_target.sum()),
         }
 
-    def _official_metrics(self) -> dict[str, Any]:
-        result = self.official()
+    def official_metrics(self, click_id: int | None = None) -> dict[str, Any]:
+        """The released scorer's two numbers (exceptions: `score_official`), and counts."""
+        result = self.official(click_id)
         dropped = int((result.chosen < 0).sum())
         return {
             "protocol": "official",
+            "click_id": click_id,
             "ciou": result.class_iou,
             "giou": result.global_iou,
             "n": len(self) - dropped,

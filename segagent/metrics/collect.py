@@ -331,10 +331,13 @@ def _first_clicks(entries: Sequence[_Entry], areas: np.ndarray) -> list[float]:
     in_target = _holding(entries, pixels, areas[starts[list(pixels)]], 0)
     begun = {rank: pixel for rank, pixel in pixels.items() if entries[rank].has_init}
     in_mask = _holding(entries, begun, areas[starts[list(begun)] + 1], 1)
+    voided = {rank: pixel for rank, pixel in pixels.items() if entries[rank].void is not None}
+    in_void = _holding(entries, voided, areas[starts[1:][list(voided)] - 1], -1)
     right = [np.nan] * len(entries)
     for rank, (_, _, is_positive) in clicks.items():
         target, mask = in_target[rank], in_mask.get(rank, False)
-        right[rank] = float(target and not mask if is_positive else mask and not target)
+        hit = target and not mask if is_positive else mask and not target
+        right[rank] = float(hit and not in_void.get(rank, False))
     return right
 
 

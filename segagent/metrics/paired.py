@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from segagent.metrics import Scores, statistics
-from segagent.metrics.protocols import choose
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +23,15 @@ class Pairs:
     image: np.ndarray
 
 
-def _terms(scores: Scores, protocol: str) -> np.ndarray:
+def _terms(scores: Scores) -> np.ndarray:
     table = scores.counted.table
-    place = table.starts + choose(table, protocol)
+    place = table.starts + scores.chosen()
     return statistics.sums(table.intersection[place], table.union[place], table.target)
 
 
-def pair(runs: tuple[Scores, Scores], keys: tuple[list[str], list[str]], protocol: str) -> Pairs:
-    """Joins two runs by the keys of their samples (unique within a run), in the order of the first.
+def pair(runs: tuple[Scores, Scores], keys: tuple[list[str], list[str]]) -> Pairs:
+    """Joins two runs by the keys of their samples (unique within a run), in the order of the first; each is scored by
+    its own protocol.
 
     Raises `ValueError` for a key that is there twice, when no sample is in both, and when one has another target.
     """
@@ -53,7 +53,7 @@ def pair(runs: tuple[Scores, Scores], keys: tuple[list[str], list[str]], protoco
     if (sizes[0] != sizes[1]).any():
         other = common[int(np.flatnonzero((sizes[0] != sizes[1]).any(1))[0])]
         raise ValueError(f"sample {other!r}: the files have pictures of different sizes: not the same data")
-    terms = np.stack([_terms(run, protocol)[index] for run, index in zip(runs, (first, second), strict=True)], 1)
+    terms = np.stack([_terms(run)[index] for run, index in zip(runs, (first, second), strict=True)], 1)
     images = np.unique(runs[0].counted.image[first], return_inverse=True)[1]
     return Pairs(first, second, terms[:, :, 2], terms, images)
 

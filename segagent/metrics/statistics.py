@@ -91,6 +91,8 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Pearson's r; NaN when one of them does not vary."""
+    if not (np.ptp(first) and np.ptp(second)):  # a mean of equal floats may differ from them in the last digit
+        return float("nan")
     first, second = first - first.mean(), second - second.mean()
     scale = np.sqrt((first**2).sum() * (second**2).sum())
     return float((first * second).sum() / scale) if scale > 0 else float("nan")

@@ -41,6 +41,11 @@ class Setup:
         not among them."""
         parts = [part for part in ("mllm", "segmenter") if self.config[part] is not None]
         places = {part: _place(self.config[part].get("path")) for part in parts}
+        if self.config.training.steps and set(self.config.parts) & {"table4", "table5", "table6"}:
+            training = self.config.training
+            places["training.start"] = _place(training.start)
+            words = dict(word.split("=", 1) for word in words_of(training.box_segmenter, "training.box_segmenter"))
+            places["training.box_segmenter"] = _place(words.get("segmenter.path"))
         return {part: _digest(place) for part, place in places.items() if place is not None}
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segagent.data.base import Dataset
+from segagent.data.refshapes.scene import Scene
 from segagent.data.refshapes.vocabulary import BUILDERS, COLORS, PATTERNS
 from segagent.mllm.osprey import Osprey
 from segagent.training.asked_cells import check_family
@@ -37,6 +38,7 @@ class CellWords:
                 "train.mentions=0, or give data=refshapes or data=refshapes_mix"
             )
         self.dataset, self.grid = dataset, grid
+        self._last: tuple[int, np.ndarray] | None = None  # questions about one picture come in a row
 
     def __call__(self, index: int) -> np.ndarray:
         """`[3, grid * grid]` int64 in reading order: indices into the words of `ATTRIBUTES`, or `NOTHING`."""
@@ -47,8 +49,12 @@ class CellWords:
         return words
 
     def things(self, index: int) -> np.ndarray:
-        """`[grid * grid]` int64: which thing of the scene covers most of the cell, or `NOTHING`."""
-        scene = self.dataset.scene(index)
+        """`[grid * grid]` int64: which thing of the scene covers most of the cell, or `NOTHING`. Read only."""
+        if self._last is None or self._last[0] != index:
+            self._last = index, self._shown(self.dataset.scene(index))
+        return self._last[1]
+
+    def _shown(self, scene: Scene) -> np.ndarray:
         if not scene.things:
             return np.full(self.grid**2, NOTHING, np.int64)
         shares = cell_shares(scene.labels == np.arange(len(scene.things))[:, None, None], self.grid)

@@ -178,6 +178,8 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (["filter.threshold=75"], r"filter\.threshold=75: an IoU in \(0, 1\]"),
         (["filter.shown=-1"], r"filter\.shown=-1: 0 or more"),
         (["text=7"], "text=7: is read as no text; quote it"),
+        (["text="], "text: is empty; say what to segment"),
+        (["init=box"], "init=box: boxes are those of a COCO file"),
         (
             ["text=null", "mode=filter", "coco={world}/given.json", "reward=segmenter_score"],
             "speaks only of masks that",
@@ -273,3 +275,34 @@ def test_a_mean_of_replies_is_of_as_many_as_are_asked_for():
         return policy_of(config).k
 
     assert (replies("reward.statistic=mean"), replies()) == (5, 1)
+
+
+def test_boxes_are_of_the_given_masks_not_of_the_truth(world, tmp_path):
+    """The truth is to measure by; without it nothing else may come out."""
+    content = json.loads((world / "given.json").read_text())
+    for entry in content["annotations"]:
+        entry.pop("bbox")
+    (tmp_path / "given.json").write_text(json.dumps(content))
+    settings = ("text=null", f"images={world}/images", f"coco={tmp_path}/given.json", "init=box", "policy=random")
+    made = []
+    for name, more in (("with", (f"truth={world}/truth.json",)), ("without", ())):
+        do(tmp_path / name, *settings, *more, "segmenter=graphcut", "rollout.max_clicks=1", "png=false")
+        made.append([one.init_box for one in read_trajectories(tmp_path / name / "trajectories.jsonl")])
+    assert made[0] == made[1] and made[0][0].y1 > boxes(0)[2] - 1 and made[0][0].x0 != boxes(0)[1]
+
+
+def test_brush_masks_that_a_tool_calls_crowds_are_objects_where_asked_for(world, tmp_path, caplog):
+    content = json.loads((world / "given.json").read_text())
+    for entry in content["annotations"][:4]:
+        entry["iscrowd"] = 1
+    (tmp_path / "given.json").write_text(json.dumps(content))
+    settings = (
+        "text=null",
+        f"images={world}/images",
+        f"coco={tmp_path}/given.json",
+        "mode=filter",
+        "filter.threshold=0.5",
+    )
+    settings += ("reward=true_iou", f"truth={world}/truth.json", "segmenter=graphcut", "proposer=oracle")
+    assert do(tmp_path / "out", *settings)[0]["n"] == 2 and "4 crowd regions are left out" in caplog.text
+    assert do(tmp_path / "all", *settings, f"truth={world}/given.json", "crowd=sample")[0]["n"] == 6

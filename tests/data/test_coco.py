@@ -111,6 +111,7 @@ def test_void_masks(folder):
         (lambda c: c["annotations"][0].update(image_id=9), "annotation 10: image_id 9 is not among the images"),
         (lambda c: c["annotations"][0].update(category_id=9), "annotation 10: category_id 9"),
         (lambda c: c["annotations"][1].update(id=10), "annotation id 10 is there twice"),
+        (lambda c: c["images"].append(c["images"][0] | {"file_name": "b.png"}), r"image id \d+ is there twice"),
         (lambda c: c.update(annotations=[]), "no annotation to work on"),
     ],
 )
@@ -168,7 +169,7 @@ def test_an_empty_target_may_be_asked_for(folder):
 def test_only_files_that_match(folder):
     data = Coco(**folder(), include=r"^b\.")
     assert [data.sample_id(k) for k in range(len(data))] == ["11"]
-    with pytest.raises(ValueError, match=r"no annotation to work on \(data.include"):
+    with pytest.raises(ValueError, match=r"no annotation to work on \(include"):
         Coco(**folder(), include="zebra")
 
 

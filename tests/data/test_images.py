@@ -98,3 +98,43 @@ def test_small_numbers_of_many_bits_are_what_they_say(tmp_path):
     Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "b.tif")
     with pytest.raises(ValueError, match="save it as 8 or 16 bit"):
         load_image(tmp_path / "b.tif")
+
+
+def test_malformed_exif_turns_nothing(tmp_path, picture):
+    """Pillow's own `exif_transpose` writes the block anew, and dies of tags that nobody asked for."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    path = tmp_path / "b.png"
+    content = (tmp_path / "a.png").read_bytes()
+    block = exif.tobytes()
+    found = 0
+    for place in range(6, len(block)):
+        for value in (0, 255):
+            broken = block[:place] + bytes([value]) + block[place + 1 :]
+            Image.fromarray(picture).save(path, exif=broken)
+            size, loaded = image_size(path), load_image(path)
+            assert loaded.shape[:2] == size in (picture.shape[:2], picture.shape[1::-1])
+            found += loaded.shape[:2] != picture.shape[:2]
+    assert content and found, "some still say that it is turned"
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_turned_tiff_has_the_size_of_its_pixels(tmp_path, picture, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(picture).save(tmp_path / "a.tif", exif=exif)
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    turned = load_image(tmp_path / "a.tif")
+    assert image_size(tmp_path / "a.tif") == turned.shape[:2]
+    assert np.array_equal(turned, load_image(tmp_path / "a.png"))
+
+
+def test_what_is_transparent_in_a_mask_is_nothing(tmp_path):
+    alpha = np.zeros((4, 6), np.uint8)
+    alpha[1:3, 2:5] = 255
+    white = np.full((4, 6), 255, np.uint8)
+    Image.fromarray(np.dstack([white, white, white, alpha])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([white, alpha]), "LA").save(tmp_path / "la.png")
+    for name in ("rgba", "la"):
+        assert np.array_equal(load_label_map(tmp_path / f"{name}.png"), alpha)

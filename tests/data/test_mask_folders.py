@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segagent.data.mask_folders import MaskFolders
+from segagent.data.mask_folders import MaskFolders, list_pictures
 
 
 @pytest.fixture
@@ -84,3 +84,9 @@ def test_only_files_that_match(root):
     assert len(MaskFolders(root=str(root), include="red")) == 1
     with pytest.raises(ValueError, match=r"no picture's name matches data.include='zebra'"):
         MaskFolders(root=str(root), include="zebra")
+
+
+def test_folders_of_tools_hold_no_pictures(root):
+    (root / "images" / ".thumbnails").mkdir()
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(root / "images" / ".thumbnails" / "x.jpg")
+    assert sorted(list_pictures(root / "images")) == ["deep/two", "red_cup"]

@@ -54,6 +54,7 @@ def test_texts_beside_the_pictures(folder):
         ("t.csv", "picture,text\na,b\n", "column 'image' is missing"),
         ("t.csv", "image,text\nz.png,b\n", "line 2: 'z.png' is none of the 2 pictures"),
         ("t.csv", "image,text\na.png, \n", "line 2: no text for 'a.png'"),
+        ("t.csv", 'image,text\na.png,"the red cup\nsub/b.png,a star\n', "after line 1: not CSV"),
         ("t.json", "[]", "expected a JSON object"),
         ("t.json", "{", "not JSON"),
         ("t.json", '{"a": 3}', "key 'a': no text for 'a'"),

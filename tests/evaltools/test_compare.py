@@ -48,7 +48,7 @@ def run_of(lengths, **facts):
 def pairs_of(a, b):
     records = run_of(a), run_of(b)
     keys = tuple([entry["sample_id"] for entry in run] for run in records)
-    return pair(tuple(score(run, bootstrap=0) for run in records), keys, "final")
+    return pair(tuple(score(run, bootstrap=0) for run in records), keys)
 
 
 def test_differences_are_b_minus_a_and_paired():
@@ -169,7 +169,7 @@ def test_other_pictures_and_unreadable_texts(script, tmp_path):
         entry["gt_mask"] = encode_rle(bar(10).T)
         entry["pred_list"][0]["mask"] = encode_rle(bar(5).T)
     with pytest.raises(ValueError, match="the files have pictures of different sizes"):
-        pair(tuple(score(run, bootstrap=0) for run in (a, b)), (["s0", "s1"], ["s0", "s1"]), "final")
+        pair(tuple(score(run, bootstrap=0) for run in (a, b)), (["s0", "s1"], ["s0", "s1"]))
     odd = run_of([5, 5], caption=["a \ud83d cup"]), run_of([10, 5], caption=["a \ud83d cup"])
     for name, records in zip("ab", odd, strict=True):
         (tmp_path / f"{name}=1.json").write_text(json.dumps(records))
@@ -203,3 +203,30 @@ def test_what_is_compared_is_never_written_over(script, tmp_path):
     (tmp_path / "b.json").write_text(json.dumps(lacking))
     with pytest.raises(ValueError, match="key 'height' is missing"):
         script.main(asked(f"out={tmp_path}/new.json"))
+
+
+def test_each_run_is_scored_as_it_was_meant(script, tmp_path):
+    plain, searched = run_of([5, 5]), run_of([10, 10])
+    worse = {"click_id": 1, "clicks": None, "mask": encode_rle(bar(1)), "outputs": "x", "pred_iou": 0.1}
+    for entry in searched:
+        entry["pred_list"] = [entry["pred_list"][0] | {"pred_iou": 0.9}, worse]
+        entry["extras"] = {"returned": 1}
+    for name, records in (("a", plain), ("b", searched)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(records))
+    given = [f"a={tmp_path}/a.json", f"b={tmp_path}/b.json", "pictures=0"]
+    assert script.main(compose_config("compare", [*given, f"out={tmp_path}/c.json"])) == 0
+    made = json.loads((tmp_path / "c.json").read_text())
+    assert (made["protocol_a"], made["protocol_b"]) == ("final", "best_predicted")
+    assert (made["giou_a"], made["giou_b"]) == (0.5, 1)
+    assert script.main(compose_config("compare", [*given, f"out={tmp_path}/d.json", "protocol=final"])) == 0
+    assert json.loads((tmp_path / "d.json").read_text())["giou_b"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("caption", [5, True, {"a": 1}])
+def test_a_caption_that_is_none_is_refused_by_name(script, tmp_path, caption):
+    (tmp_path / "a.json").write_text(json.dumps(run_of([5, 5])))
+    (tmp_path / "b.json").write_text(json.dumps(run_of([5, 5], caption=caption, sample_id=None)))
+    with pytest.raises(ValueError, match=r"b.json, record 0.*, key 'caption': .* is no list of texts"):
+        script.main(
+            compose_config("compare", [f"a={tmp_path}/a.json", f"b={tmp_path}/b.json", f"out={tmp_path}/c.json"])
+        )

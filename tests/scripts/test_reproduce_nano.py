@@ -28,8 +28,8 @@ def test_every_stage_leads_to_a_policy(tmp_path):
     assert done.stdout.splitlines()[-1] == (
         f"reproduce_nano: mllm={out}/policy/best segmenter=simpleclick_nano segmenter.path={out}/segmenter/best"
     )
-    steps = {name: len((out / name / "train.csv").read_text().splitlines()) - 1 for name in ("masks", "policy")}
-    assert steps == {"masks": 5, "policy": 24}, "a thousandth of 4500 and 24100"
+    steps = {name: len((out / name / "train.csv").read_text().splitlines()) - 1 for name in ("clicks", "policy")}
+    assert steps == {"clicks": 6, "policy": 14}, "a thousandth of 6000 and 14000"
     shipped = Osprey.from_checkpoint("segagent_nano")
     made = Osprey.from_checkpoint(str(out / "policy" / "best"))
     assert made.network.config == shipped.network.config, "the architecture is that of the one that ships"
@@ -38,7 +38,7 @@ def test_every_stage_leads_to_a_policy(tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["every"], "every: say all or policy"),
+        (["every"], "every: say policy or all"),
         (["policy", "0"], "0: give the share of steps and samples, above 0 and at most 1"),
         (["policy", "1.5"], "1.5: give the share"),
         (["policy", "half"], "half: give the share"),

@@ -54,6 +54,14 @@ def object_trajectory(
     )
 
 
+def read_text(path: Path) -> str:
+    """A text file in UTF-8. Raises `ValueError` naming it when it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8 ({error})") from None
+
+
 def need_target(trajectory: Trajectory) -> dict:
     """Its target as RLE. Raises `ValueError` when there is none."""
     if trajectory.target is None:

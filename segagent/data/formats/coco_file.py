@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,26 +14,34 @@ from segagent.data.coco import read_instances, segmentation_to_mask
 from segagent.data.formats.base import group_by_picture, need_target, object_trajectory
 from segagent.types import Trajectory
 
+log = logging.getLogger(__name__)
+
 
 class CocoFile:
     """One annotation per object: samples of one picture with equal `object_id` and target are one, their texts a list.
 
-    Cannot say: clicks, void pixels. Polygons are read and drawn as COCO draws them; crowd regions are no objects and
-    are left out. Keys beside COCO's: `caption`, `sample_ids`, `object_id`. path: the file. images: not needed.
+    Cannot say: clicks, void pixels. Polygons are read and drawn as COCO draws them. crowd: what crowd regions are, see
+    `Coco`: objects like the others (`sample`), or left out (`leave_out`), which is told. Keys beside COCO's: `caption`,
+    `sample_ids`, `object_id`. path: the file. images: not needed.
     """
 
     holds = ("texts", "categories")
 
-    def __init__(self, *, path: str, images: str | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, *, path: str, images: str | None = None, crowd: str = "leave_out") -> None:
+        if crowd not in ("leave_out", "sample"):
+            raise ValueError(f"crowd={crowd!r}: choose leave_out or sample")
+        self.path, self.crowd = Path(path), crowd
 
     def read(self) -> Iterator[Trajectory]:
         content = read_instances(self.path)
         pictures = {entry["id"]: entry for entry in content["images"]}
         categories = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
+        crowds = sum(bool(entry.get("iscrowd")) for entry in content["annotations"])
+        if crowds and self.crowd == "leave_out":
+            log.warning("%s: %d crowd regions are left out; crowd=sample takes them", self.path, crowds)
         for entry in content["annotations"]:
             where = f"{self.path}: annotation {entry.get('id')}"
-            if entry.get("iscrowd"):
+            if entry.get("iscrowd") and self.crowd == "leave_out":
                 continue
             try:
                 yield from _objects(entry, pictures, categories, where)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segagent.data.formats.base import flat_names, group_by_picture, need_target, object_trajectory
+from segagent.data.formats.base import flat_names, group_by_picture, need_target, object_trajectory, read_text
+from segagent.data.mask_folders import is_hidden
 from segagent.masks import bounding_box, decode_rle, mask_to_polygons, polygons_to_mask
 from segagent.types import Trajectory
 
@@ -25,29 +27,42 @@ class LabelMeFolder:
     """A shape's `label` is the category (or the text), its `description` the text.
 
     Cannot say: clicks, void pixels, sample and object ids (they become STEM/NUMBER and the group's number), empty
-    targets (refused). Shapes without `group_id` are objects of their own. path: folder of the JSON files. images: not
-    needed.
+    targets (refused). Shapes without `group_id` are objects of their own. LabelMe looks for `imagePath` from the folder
+    of its JSON file: it is written so, and read into a path below `images`. path: folder of the JSON files. images: of
+    the pictures; None: `path`.
     """
 
     holds = ("texts", "categories")
 
     def __init__(self, *, path: str, images: str | None = None) -> None:
-        self.path = Path(path)
+        self.path, self.images = Path(path), Path(path if images is None else images)
 
     def read(self) -> Iterator[Trajectory]:
-        files = sorted(self.path.glob("*.json")) if self.path.is_dir() else []
+        found = sorted(self.path.glob("*.json")) if self.path.is_dir() else []
+        files = [path for path in found if not is_hidden(path, self.path)]
         if not files:
             raise ValueError(f"{self.path}: no such folder, or no *.json in it")
         for path in files:
             try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                yield from _objects(content, path)
+                content = json.loads(read_text(path))
+                yield from _objects(content, path, self._picture(str(content["imagePath"]), path))
             except KeyError as error:
                 raise ValueError(f"{path}: key {error} is missing: not a LabelMe file") from None
             except TypeError as error:
                 raise ValueError(f"{path}: not laid out as LabelMe does ({error})") from None
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}: not JSON ({error})") from None
+
+    def _picture(self, named: str, path: Path) -> str:
+        """`imagePath` of a file -> path below `images`. Raises `ValueError` where it leads elsewhere."""
+        named = named.replace("\\", "/")
+        place = Path(os.path.abspath(path.parent / named))
+        if place.is_relative_to(self.images.absolute()):
+            return place.relative_to(self.images.absolute()).as_posix()
+        inside = [name for name in (named, Path(named).name) if (self.images / name).is_file()]
+        if not inside or ".." in Path(inside[0]).parts:
+            raise ValueError(f"{path}: imagePath {named!r} is not below {self.images}; say images=DIR of the pictures")
+        return inside[0]
 
     def write(self, trajectories: Iterable[Trajectory]) -> int:
         groups = group_by_picture(trajectories)
@@ -59,7 +74,7 @@ class LabelMeFolder:
                 "version": "5.2.1",
                 "flags": {},
                 "shapes": shapes,
-                "imagePath": picture,
+                "imagePath": Path(os.path.relpath(self.images / picture, self.path)).as_posix(),
                 "imageData": None,
                 "imageHeight": group[0].height,
                 "imageWidth": group[0].width,
@@ -121,7 +136,7 @@ def _paste(coded: str, points: np.ndarray, height: int, width: int) -> np.ndarra
     return mask
 
 
-def _objects(content: dict, path: Path) -> Iterator[Trajectory]:
+def _objects(content: dict, path: Path, picture: str) -> Iterator[Trajectory]:
     height, width = int(content["imageHeight"]), int(content["imageWidth"])
     objects: dict[Any, list[int]] = {}
     for number, shape in enumerate(content["shapes"]):
@@ -133,7 +148,7 @@ def _objects(content: dict, path: Path) -> Iterator[Trajectory]:
         yield object_trajectory(
             np.logical_or.reduce(parts),
             sample_id=f"{path.stem}/{index}",
-            image_name=str(content["imagePath"]).replace("\\", "/"),
+            image_name=picture,
             text=shapes[0].get("description") or shapes[0]["label"],
             object_id=index,
             category=shapes[0]["label"],

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segagent.data.formats.base import need_target, object_trajectory, picture_path
+from segagent.data.formats.base import find_picture, need_target, object_trajectory, picture_path
 from segagent.data.images import load_label_map, resolve_inside
 from segagent.data.mask_folders import list_pictures, split_labels
 from segagent.masks import decode_rle
@@ -29,8 +29,9 @@ def file_name(sample_id: str) -> str:
 class PngFolders:
     """One mask per sample. `texts.json` holds its text, `objects.json` the id, picture, object id and category.
 
-    Cannot say: clicks. path: folder with masks/ in it. images: folder of the pictures, to copy them to images/ when
-    writing (one per sample); None: masks and texts only.
+    Cannot say: clicks. Where `objects.json` says nothing of a mask, its picture is the one of its name in `images`, or
+    in images/ beside the masks. path: folder with masks/ in it. images: folder of the pictures, to copy them to images/
+    when writing (one per sample); None: masks and texts only.
     """
 
     holds = ("void pixels", "texts", "categories")
@@ -44,10 +45,20 @@ class PngFolders:
         texts, objects = self._json("texts.json"), self._json("objects.json")
         for stem, path in masks.items():
             target, void = split_labels(load_label_map(path), path, None, VOID)
-            facts = {"sample_id": stem, "image_name": path.name, "object_id": None, "category": None}
+            facts = {"sample_id": stem, "image_name": None, "object_id": None, "category": None}
             facts |= objects.get(stem, {})
+            if facts["image_name"] is None:
+                facts["image_name"] = self._picture(stem, path)
             text = texts.get(stem, stem.replace("_", " "))
             yield object_trajectory(target, text=text, void=void if void.any() else None, **facts)
+
+    def _picture(self, stem: str, mask: Path) -> str:
+        """The picture's path; where there is none, a name of its own, that of the mask."""
+        folder = self.path / "images" if self.images is None else Path(self.images)
+        try:
+            return find_picture(folder, stem).relative_to(folder).as_posix()
+        except ValueError:
+            return mask.relative_to(self.path / "masks").as_posix()
 
     def _json(self, name: str) -> dict:
         path = self.path / name

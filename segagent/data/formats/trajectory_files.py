@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from segagent.data.segagent_json import read_official, write_official
+from segagent.data.segagent_json import image_path_of, is_refclef, read_official, write_official
 from segagent.data.trajectories import TrajectoryWriter, read_trajectories
 from segagent.types import Trajectory
 
@@ -47,7 +48,12 @@ class OfficialTrajectories:
         self.path = path
 
     def read(self) -> Iterator[Trajectory]:
-        return read_official(self.path)
+        """In a file of RefCLEF a number is of a picture of ImageCLEF, which no other format could tell: its path takes
+        the number's place."""
+        for trajectory in read_official(self.path):
+            number = isinstance(trajectory.image_name, int) and is_refclef(self.path)
+            name = image_path_of(trajectory.image_name, refclef=True) if number else trajectory.image_name
+            yield replace(trajectory, image_name=name)
 
     def write(self, trajectories: Iterable[Trajectory]) -> int:
         return write_official(self.path, trajectories)

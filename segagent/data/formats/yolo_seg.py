@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from segagent.data.formats.base import group_by_picture, need_target, object_trajectory, picture_size
+from segagent.data.formats.base import group_by_picture, need_target, object_trajectory, picture_size, read_text
 from segagent.data.images import resolve_inside
+from segagent.data.mask_folders import is_hidden
 from segagent.masks import decode_rle, mask_to_polygons, polygons_to_mask
 from segagent.types import Trajectory
 
@@ -53,13 +54,13 @@ class YoloSegFolder:
 
     def read(self) -> Iterator[Trajectory]:
         names = self._names()
-        files = sorted((self.path / "labels").rglob("*.txt"))
+        files = [path for path in sorted((self.path / "labels").rglob("*.txt")) if not is_hidden(path, self.path)]
         if not files:
             raise ValueError(f"{self.path / 'labels'}: no such folder, or no *.txt in it")
         for path in files:
             stem = path.relative_to(self.path / "labels").with_suffix("").as_posix()
             picture, height, width = picture_size(self.images, stem)
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+            for number, line in enumerate(read_text(path).splitlines()):
                 if line.strip():
                     where = f"{path}, line {number + 1}"
                     category, target = _read_line(line, names, height, width, where)
@@ -108,7 +109,8 @@ class YoloSegFolder:
                 changed += not exact
             paths[picture].parent.mkdir(parents=True, exist_ok=True)
             paths[picture].write_text("".join(lines), encoding="utf-8")
-        content = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(classes))}
+        # Without `path`: Ultralytics takes the folder of the file then, and for "." the one it is called in.
+        content = {"train": "images", "val": "images", "names": dict(enumerate(classes))}
         OmegaConf.save(OmegaConf.create(content), self.path / "data.yaml")
         if changed:
             log.warning("%s: %d of %d masks have holes or parts that YOLO cannot say", self.path, changed, len(members))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from segagent.configuration import build, load_named, names
@@ -148,14 +149,22 @@ def test_labelme_holds_masks_of_every_form_exactly(tmp_path):
 
 def test_labelme_of_others(tmp_path):
     content = {"imagePath": "..\\x\\a.jpg", "imageHeight": 24, "imageWidth": 32, "shapes": []}
+    folder = tmp_path / "labels"
+    folder.mkdir()
     content["shapes"] = [
         {"label": "cup", "points": [[3, 4], [11, 4], [11, 12], [3, 12]], "shape_type": "polygon"},
         {"label": "cup", "points": [[11, 12], [3, 4]], "shape_type": "rectangle"},
     ]
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    one, other = fmt("labelme", tmp_path).read()
+    (folder / "a.json").write_text(json.dumps(content))
+    (folder / "._a.json").write_bytes(b"\x00\xff of macOS")
+    with pytest.raises(ValueError, match=r"a.json: imagePath '../x/a.jpg' is not below .*labels; say images=DIR"):
+        list(fmt("labelme", folder).read())
+    one, other = fmt("labelme", folder, images=str(tmp_path)).read()
     assert (decode_rle(one.target) == block()).all() and one.target == other.target
-    assert (one.text, one.image_name) == ("cup", "../x/a.jpg")
+    assert (one.text, one.image_name) == ("cup", "x/a.jpg")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "a.jpg").write_bytes(b"")
+    assert [made.image_name for made in fmt("labelme", folder, images=str(tmp_path / "moved")).read()] == ["a.jpg"] * 2
     for changes, message in (
         ({"shape_type": "line"}, "shape 0: shape_type 'line' has no area"),
         ({"points": [[1, 2], [3, 4]], "shape_type": "polygon"}, "shape 0: broken .a polygon with 4 numbers"),
@@ -163,9 +172,54 @@ def test_labelme_of_others(tmp_path):
         ({"shape_type": "mask", "mask": "AAAA"}, "shape 0: broken"),
     ):
         broken = content | {"shapes": [content["shapes"][0] | changes]}
-        (tmp_path / "a.json").write_text(json.dumps(broken))
+        (folder / "a.json").write_text(json.dumps(broken))
         with pytest.raises(ValueError, match=message):
-            list(fmt("labelme", tmp_path).read())
+            list(fmt("labelme", folder, images=str(tmp_path)).read())
+    (folder / "a.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(ValueError, match=r"a.json: not text in UTF-8"):
+        list(fmt("labelme", folder).read())
+
+
+def test_labelme_finds_the_pictures_from_where_its_files_lie(tmp_path):
+    fmt("labelme", tmp_path / "out" / "l", images=str(tmp_path / "photos")).write(samples())
+    named = json.loads((tmp_path / "out" / "l" / "a.json").read_text())["imagePath"]
+    assert named == "../../photos/dir/a.jpg"
+    again = fmt("labelme", tmp_path / "out" / "l", images=str(tmp_path / "photos")).read()
+    same_objects(list(again), samples(), ("text", "category", "image_name"))
+
+
+def test_crowd_regions_are_objects_where_asked_for(tmp_path, caplog):
+    fmt("coco", tmp_path / "c.json").write(samples())
+    content = json.loads((tmp_path / "c.json").read_text())
+    content["annotations"][-1]["iscrowd"] = 1
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    assert len(list(fmt("coco", tmp_path / "c.json").read())) == 3
+    assert "c.json: 1 crowd regions are left out; crowd=sample takes them" in caplog.text
+    same_objects(list(fmt("coco", tmp_path / "c.json", crowd="sample").read()), samples(), ("text", "image_name"))
+    with pytest.raises(ValueError, match="crowd='void': choose leave_out or sample"):
+        fmt("coco", tmp_path / "c.json", crowd="void")
+
+
+def test_masks_in_folders_are_of_the_pictures_of_their_names(tmp_path):
+    for name in ("x/a", "y/a", "b"):
+        for folder, suffix in (("masks", "png"), ("images", "jpg")):
+            path = tmp_path / folder / f"{name}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(block().astype(np.uint8) * 255).save(path)
+    (tmp_path / "images" / "b.jpg").unlink()
+    assert [one.image_name for one in fmt("png_folders", tmp_path).read()] == ["b.png", "x/a.jpg", "y/a.jpg"]
+
+
+def test_a_data_file_of_yolo_leaves_the_folder_to_be_that_of_the_file(tmp_path):
+    fmt("yolo_seg", tmp_path).write(samples())
+    assert "path" not in OmegaConf.load(tmp_path / "data.yaml")
+
+
+def test_a_number_in_a_file_of_refclef_is_a_picture_of_imageclef(tmp_path):
+    made = [replace(samples()[0], image_name=12345)]
+    fmt("segagent_json", tmp_path / "refclef_val.json").write(made)
+    (one,) = fmt("segagent_json", tmp_path / "refclef_val.json").read()
+    assert one.image_name == "saiapr_tc-12/12/images/12345.jpg"
 
 
 def test_yolo_holds_single_outlines_exactly_and_tells_what_it_cannot(tmp_path, pictures, caplog):
