@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from segagent.mllm.parts import part_of
+
 IMAGE_TOKEN = -200  # no id of any vocabulary; the place of one visual token
 
 
@@ -46,7 +48,8 @@ class VisionLanguageNetwork(nn.Module, ABC):
         embeddings = self.language.get_input_embeddings()(input_ids.masked_fill(places, 0))
         if pixel_values is None:
             return embeddings
-        visual = self.visual_tokens(pixel_values).to(embeddings.dtype)
+        # An engine that makes all weights bfloat16 (DeepSpeed) leaves the pixels as they are.
+        visual = self.visual_tokens(pixel_values.to(self._vision_dtype())).to(embeddings.dtype)
         if pictures is not None:
             visual = visual[pictures]
         if visual.shape[0] * visual.shape[1] != int(places.sum()):
@@ -55,6 +58,9 @@ class VisionLanguageNetwork(nn.Module, ABC):
                 f"{int(places.sum())} places for them: encode and network must agree"
             )
         return embeddings.masked_scatter(places[..., None], visual)
+
+    def _vision_dtype(self) -> torch.dtype:
+        return next(weight.dtype for name, weight in self.named_parameters() if part_of(name) == "vision")
 
     def attention(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The mask that the decoder is given when it reads prompts: `attention_mask`, by which every token sees those

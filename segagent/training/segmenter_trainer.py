@@ -103,7 +103,7 @@ class SegmenterTrainer:
             if not resume:
                 self.folder.clear()
         self.processes.wait()
-        progress = self.folder.load(self.network, self.optimizer, self.scaler)
+        progress = self.folder.load(self.network, self.optimizer, self.scaler, self._samples_per_step())
         check_same_step(self.processes.gather([progress.step]), self.folder.path)
         if self.processes.is_main:
             for log in (self.step_log, self.validation_log):
@@ -185,7 +185,7 @@ class SegmenterTrainer:
         if self.processes.is_main and (finished or progress.step % self.settings.validate_every == 0):
             draw_curves(self.step_log.rows(), self.validation_log.rows(), self.folder.path / "curve.png")
         if self.processes.is_main and (last or progress.step % self.settings.checkpoint_every == 0):
-            self.folder.save(self.network, self.optimizer, self.scaler, progress)
+            self.folder.save(self.network, self.optimizer, self.scaler, progress, self._samples_per_step())
         if last:
             self.processes.wait()
 

@@ -110,7 +110,7 @@ class SftTrainer:
         check_sharing(settings, accelerator)
         with torch.random.fork_rng(devices=[]):  # LoRA layers begin at random
             torch.manual_seed(seed)
-            prepare_network(mllm, settings)
+            prepare_network(mllm, settings, accelerator.device)
         self.steps = settings.updates(len(examples))
         self.rates = schedule(settings, self.steps)
         self.plan = BatchPlan(examples, batch_size=settings.batch_size, group=settings.length_group, seed=seed)
@@ -224,8 +224,7 @@ class SftTrainer:
         self.prepared.eval()
         rows = self._taught()
         if not is_sharded(self.accelerator):
-            with self.accelerator.autocast():
-                rows += self.validation.replies(self.mllm, self._share)
+            rows += self.validation.replies(self.mllm, self._share, within=self.accelerator.autocast)
         figures = figures_of(gathered(self.accelerator, rows))
         score = score_of(figures)
         self._tell(self.validation_log, "validation", progress.step, figures)

@@ -7,10 +7,12 @@ model beside it may hold them merged). Of a sharded training (FSDP, DeepSpeed) t
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from segagent.mllm.base import MLLM
 from segagent.training.run_folder import Progress, TrainingFolder
@@ -66,7 +68,7 @@ class SftFolder(TrainingFolder):
         try:
             content = torch.load(newest / _STATE, map_location="cpu", weights_only=True)
             if is_sharded(accelerator):
-                accelerator.load_state(str(newest / _ENGINE))
+                _load_engine(accelerator, newest / _ENGINE)
             else:
                 load_trained_state(mllm.network, content["trained"])
                 optimizer.load_state_dict(content["optimizer"])
@@ -75,5 +77,17 @@ class SftFolder(TrainingFolder):
             raise ValueError(f"{newest}: cannot be resumed ({_first_line(error)})") from None
 
 
-def _first_line(error: Exception) -> str:
+def _load_engine(accelerator: Accelerator, folder: Path) -> None:
+    """Raises `ValueError` for whatever an engine raises: its own kinds, one of which is no `Exception` at all."""
+    try:
+        accelerator.load_state(str(folder))
+    except (Exception, CheckpointException) as error:
+        raise ValueError(
+            f"{_first_line(error)}; where the number of processes is another one, go on with as many as before"
+        ) from None
+    # It counts passes and was saved at an update's end: with other passes an update would end in the middle of one.
+    accelerator.step = 0
+
+
+def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line), type(error).__name__)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from segagent.devices import chosen_precision
 from segagent.mllm.base import MLLM
@@ -22,6 +24,7 @@ from segagent.training.muon import MuonAndAdamW
 from segagent.training.optimization import OptimizerSettings
 from segagent.training.sft_settings import SftSettings
 
+log = logging.getLogger(__name__)
 _ADAPTER = "default"
 
 
@@ -34,8 +37,9 @@ def _linear_layers(network: nn.Module) -> list[str]:
     ]
 
 
-def prepare_network(mllm: MLLM, settings: SftSettings) -> None:
-    """Freezes, adds LoRA layers and sets precisions, in place. What is trained is float32 afterwards.
+def prepare_network(mllm: MLLM, settings: SftSettings, device: torch.device | None = None) -> None:
+    """Freezes, adds LoRA layers and sets precisions, in place. What is trained is float32 afterwards. device: that it
+    will be trained on; None: where it is (weights that are to be shared out wait in memory).
 
     Raises `ValueError` for a quantized model without LoRA, for an adapter that is not merged or is to get another one,
     and when nothing is left to train.
@@ -49,16 +53,15 @@ def prepare_network(mllm: MLLM, settings: SftSettings) -> None:
     quantized = bool(getattr(network, "is_quantized", False))
     if quantized and not settings.lora_rank:
         raise ValueError("a quantized model cannot be trained whole: set train.lora_rank (QLoRA), or quantization=none")
-    if quantized:
-        network = prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
     for name, parameter in network.named_parameters():
         trained = part_of(name) not in settings.frozen and parameter.is_floating_point()
         parameter.requires_grad_(trained and not (settings.lora_rank and part_of(name) == "language"))
     if settings.lora_rank and "language" not in settings.frozen:
         mllm.network = network = _with_lora(mllm, network, settings)
-    precision = chosen_precision(network.device, settings.precision)
+    device = network.device if device is None else device
+    whole = chosen_precision(device, settings.precision) == "float32" or _is_of_one_type(network)
     for parameter in network.parameters():
-        if parameter.requires_grad or (precision == "float32" and parameter.is_floating_point()):
+        if parameter.requires_grad or (whole and parameter.is_floating_point()):
             parameter.data = parameter.data.float()
     for module in network.modules():  # what a norm counts has the precision of its weights
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight.dtype == torch.float32:
@@ -67,12 +70,19 @@ def prepare_network(mllm: MLLM, settings: SftSettings) -> None:
         network.positions.requires_grad_(False)  # of fixed ones
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"train.frozen={list(settings.frozen)}: nothing is left to train in {type(network).__name__}")
-    if isinstance(mllm, LocalMLLM) and mllm.network.device.type == "cpu":
+    if isinstance(mllm, LocalMLLM) and device.type == "cpu":
         # The fused attention of torch takes its time going backwards on a CPU: at nano's size half of a step.
         mllm.network.language.set_attn_implementation("eager")
     if settings.gradient_checkpointing:
         inner = network.language if isinstance(mllm, LocalMLLM) else network
         inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _is_of_one_type(network: nn.Module) -> bool:
+    """Whether parts that are frozen must be float32 as soon as the word embeddings are: SmolVLM puts visual tokens, in
+    the type of its first weight, among them."""
+    words = network.get_input_embeddings() if isinstance(network, PreTrainedModel) else None
+    return network.config.model_type == "smolvlm" and words.weight.requires_grad if words is not None else False
 
 
 def _with_lora(mllm: MLLM, network: nn.Module, settings: SftSettings) -> nn.Module:
@@ -96,7 +106,7 @@ def _with_lora(mllm: MLLM, network: nn.Module, settings: SftSettings) -> nn.Modu
                 "vision part; add vision to train.frozen, or set train.lora_rank=0"
             )
         # A projector that is trained as well is kept whole in the adapter's folder.
-        lora.modules_to_save = sorted({_module_to_save(name) for name in trained}) or None
+        lora.modules_to_save = sorted({_module_to_save(network, name) for name in trained} - {None}) or None
         return get_peft_model(network, _named_base(lora, mllm.path))
     adapted = inject_adapter_in_model(lora, network, _ADAPTER)
     for name, parameter in adapted.named_parameters():
@@ -109,10 +119,16 @@ def _named_base(lora: LoraConfig, path: str) -> LoraConfig:
     return lora
 
 
-def _module_to_save(name: str) -> str:
-    """The whole projector that a parameter is of, as `peft` names modules: by the end of their name."""
+def _module_to_save(network: nn.Module, name: str) -> str | None:
+    """The whole projector that a parameter is of, as `peft` names modules: by the end of their name; one of a list of
+    them. None for a parameter that is no module's, such as LLaVA's line break between rows of a picture: it stays."""
     words = name.split(".")
-    return next(word for word in words if word in PROJECTOR)
+    place = next(place for place, word in enumerate(words) if word in PROJECTOR)
+    if place == len(words) - 1:
+        log.warning("%s: stays as it is, since an adapter keeps whole modules only", name)
+        return None
+    is_list = isinstance(network.get_submodule(".".join(words[: place + 1])), nn.ModuleList)
+    return ".".join(words[place : place + 1 + is_list])
 
 
 def build_sft_optimizer(network: nn.Module, settings: SftSettings) -> torch.optim.Optimizer:

@@ -104,6 +104,11 @@ class SftSettings:
         unknown = sorted(set(self.frozen) - set(PARTS))
         if unknown or set(self.frozen) == set(PARTS):
             raise ValueError(f"train.frozen={list(self.frozen)}: some of {', '.join(PARTS)}, not all")
+        if self.lora_rank and "language" in self.frozen:
+            raise ValueError(
+                f"train.lora_rank={self.lora_rank}, train.frozen={list(self.frozen)}: low-rank updates are of the "
+                "language model, which is not trained; take language out of train.frozen, or set train.lora_rank=0"
+            )
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"train.optimizer={self.optimizer!r}: choose {' or '.join(OPTIMIZERS)}")
         if self.precision not in PRECISIONS[:3]:

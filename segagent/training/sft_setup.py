@@ -91,6 +91,11 @@ def check_training(config: DictConfig, accelerator: Accelerator) -> Dialogue:
     who does something else first. The model is loaded, and dropped again."""
     settings = build(config.train)
     check_sharing(settings, accelerator)
+    with out_of_memory_told(settings, "loading the model"):
+        return _checked(config, settings, accelerator)
+
+
+def _checked(config: DictConfig, settings: SftSettings, accelerator: Accelerator) -> Dialogue:
     config = copy.deepcopy(config)
     place(config, accelerator)
     mllm = load_model(config)
@@ -100,7 +105,7 @@ def check_training(config: DictConfig, accelerator: Accelerator) -> Dialogue:
     if "words" in cells or "mentions" in cells:
         CellWords(build_pictures(config), mllm.network.config.grid)
     Collator(mllm, settings.digit_decay)
-    prepare_network(mllm, settings)
+    prepare_network(mllm, settings, accelerator.device)
     return dialogue
 
 

@@ -6,14 +6,15 @@ them carried out by the real segmenter in the real environment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import numpy as np
 
 from segagent.environment import Environment, stable_generator
 from segagent.masks import error_regions
-from segagent.mllm.base import MLLM
+from segagent.mllm.base import MLLM, Completion
 from segagent.segmenters.base import ClickSegmenter
 from segagent.training.examples import Example, Examples, mask_of_state
 from segagent.training.trajectory_index import TASKS, iou_of_state
@@ -61,6 +62,9 @@ class SftValidation:
         batch_size: int = 16,
         max_new_tokens: int = 32,
     ) -> None:
+        for name, value in {"states": states, "batch_size": batch_size, "max_new_tokens": max_new_tokens}.items():
+            if value < 1:
+                raise ValueError(f"validation.{name}={value}: at least 1")
         self.examples, self.batch_size, self.max_new_tokens = examples, batch_size, max_new_tokens
         self.environment = None if segmenter is None else Environment(segmenter=segmenter, max_clicks=1)
         clickable = np.flatnonzero(examples.states.can & _CLICKS)
@@ -77,9 +81,15 @@ class SftValidation:
     def _example(self, row: int) -> Example:
         return self.examples.example(row, row, stable_generator("held out", self.examples.seed, row))
 
-    def replies(self, mllm: MLLM, share: tuple[int, int] = (0, 1)) -> list[dict[str, float]]:
+    def replies(
+        self,
+        mllm: MLLM,
+        share: tuple[int, int] = (0, 1),
+        within: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> list[dict[str, float]]:
         """A row per state with a next click: parsed, click_accuracy (0 or 1), IoU around the click, error of its own
-        IoU. A reply that cannot be read, or has no click, leaves the mask as it was."""
+        IoU. A reply that cannot be read, or has no click, leaves the mask as it was. within: what the model replies in,
+        such as autocast; the segmenter has a precision of its own."""
         chosen = self.clickable[share[0] :: share[1]]
         rows: list[dict[str, float]] = []
         for start in range(0, len(chosen), self.batch_size):
@@ -87,7 +97,9 @@ class SftValidation:
             shown = [self._example(row) for row in part]
             # The state itself, though the task drawn for it may have replaced its mask.
             states = [self._state(row, example) for row, example in zip(part, shown, strict=True)]
-            rows += self._judge(mllm, states)
+            with within():
+                completions = mllm.generate([one.observation for one, _ in states], max_new_tokens=self.max_new_tokens)
+            rows += self._judge(mllm, states, completions)
         return rows
 
     def _state(self, row: int, example: Example) -> tuple[Example, float | None]:
@@ -97,8 +109,9 @@ class SftValidation:
         observation = self.examples.dialogue.observe(example.sample.image, mask, trajectory.text)
         return replace(example, mask=mask, observation=observation), iou_of_state(trajectory, state)
 
-    def _judge(self, mllm: MLLM, states: Sequence[tuple[Example, float | None]]) -> list[dict[str, float]]:
-        completions = mllm.generate([one.observation for one, _ in states], max_new_tokens=self.max_new_tokens)
+    def _judge(
+        self, mllm: MLLM, states: Sequence[tuple[Example, float | None]], completions: Sequence[Sequence[Completion]]
+    ) -> list[dict[str, float]]:
         rows, clicks = [], []
         for (example, known), (completion,) in zip(states, completions, strict=True):
             sample = example.sample

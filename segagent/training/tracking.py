@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Self
+
+log = logging.getLogger(__name__)
 
 MODES = ("auto", "offline", "online", "disabled")
 
@@ -16,7 +19,7 @@ class Tracker:
 
     mode: `auto` (online after `wandb login`, else offline), `offline` (files under `folder`/wandb; send them with
     `wandb sync`), `online` or `disabled`. project: its name there. folder: of the training run. settings: shown with
-    it. Raises `ValueError` for another mode.
+    it. Raises `ValueError` for another mode, and on entry when wandb cannot begin.
     """
 
     def __init__(self, *, mode: str, project: str, folder: str | Path, settings: Mapping[str, Any]) -> None:
@@ -30,21 +33,32 @@ class Tracker:
             return self
         import wandb  # takes a second, and starts a process
 
-        mode = self.mode
-        if mode == "auto":
-            mode = "online" if wandb.login(prompt=False) else "offline"
+        mode = self._reachable(wandb) if self.mode == "auto" else self.mode
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
-            mode=mode,
-            project=self.project,
-            dir=self.folder,
-            name=self.folder.name,
-            id=self._identity(),
-            resume="allow",
-            config=self.settings,
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        try:
+            self._run = wandb.init(
+                mode=mode,
+                project=self.project,
+                dir=self.folder,
+                name=self.folder.name,
+                id=self._identity(),
+                resume="allow",
+                config=self.settings,
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.errors.Error as error:
+            raise ValueError(f"wandb.mode={self.mode}: {error}; say wandb.mode=offline") from None
         return self
+
+    @staticmethod
+    def _reachable(wandb: ModuleType) -> str:
+        """`online` where there is a key and a server that takes it, else `offline`: a cluster's node may have a key and
+        no way out."""
+        try:
+            return "online" if wandb.login(prompt=False) else "offline"
+        except wandb.errors.Error as error:
+            log.warning("wandb: offline, send the figures later with `wandb sync` (%s)", error)
+            return "offline"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -57,6 +57,8 @@ class StateTable:
 
         Raises `ValueError` when nothing is left to learn from.
         """
+        if held_out < 0:
+            raise ValueError(f"validation.limit={held_out}: a number of trajectories, 0 for no validation")
         if held_out == 0 or not len(self):
             return self, self.rows(np.zeros(0, np.int64))
         last = self.trajectory > self.trajectory[-1] - held_out

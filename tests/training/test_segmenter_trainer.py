@@ -148,3 +148,13 @@ def test_tables_refuse_other_columns(tmp_path):
 def test_without_validation_there_is_a_curve_all_the_same(small, tmp_path):
     small.trainer(tmp_path, validation=False, steps=2).run()
     assert (tmp_path / "curve.png").is_file()
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_another_number_of_processes_is_another_training(small, tmp_path):
+    small.trainer(tmp_path, steps=4, validation=False).run(stop_at=2)
+    more = small.trainer(tmp_path, steps=4, validation=False)
+    more.processes.count = 2
+    with pytest.raises(ValueError, match=r"had 4 samples a step, over all processes, and would go on with 8; start"):
+        more.run(resume=True)
+    assert small.trainer(tmp_path, steps=4, validation=False).run(resume=True).step == 4

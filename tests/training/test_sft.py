@@ -11,15 +11,17 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from torch.distributed.checkpoint.api import CheckpointException
 
 from segagent.configuration import CONFIG_DIR
 from segagent.mllm.osprey import Osprey
 from segagent.mllm.parts import part_of
 from segagent.training.parallel import check_same_step
 from segagent.training.sft import out_of_memory_told
+from segagent.training.sft_checkpoint import _load_engine
 from segagent.training.sft_processes import start_processes
 from segagent.training.sft_settings import SftSettings
-from segagent.training.sft_validation import click_is_right, figures_of, score_of
+from segagent.training.sft_validation import SftValidation, click_is_right, figures_of, score_of
 from segagent.training.training_log import CsvTable
 from segagent.types import Click
 
@@ -31,6 +33,7 @@ import os, sys, torch
 sys.path[:0] = [{here!r}]
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from torch.distributed.checkpoint.api import CheckpointException
 from accelerate.utils import DistributedType
 from sft_run import SftParts
 torch.set_num_threads(1)
@@ -256,6 +259,7 @@ def test_what_cannot_go_on_says_why(sft, tmp_path, monkeypatch):
         ({"steps": 1, "batch_size": 0}, "train.batch_size=0: at least 1"),
         ({"steps": 1, "warmup": 2}, "a share in"),
         ({"steps": 1, "vision_lr": 0.0}, "train.vision_lr=0.0: a number above 0"),
+        ({"steps": 1, "lora_rank": 2, "frozen": ["vision", "language"]}, "take language out of train.frozen"),
         ({"steps": 1, "optimizer": "sgd"}, "train.optimizer='sgd': choose adamw or muon"),
     ],
 )
@@ -343,3 +347,58 @@ def test_a_row_that_ends_with_a_comma_was_cut_off(tmp_path):
         file.write("2,0.4,")
     table.cut(2)
     assert [row["step"] for row in table.rows()] == [1]
+
+
+@pytest.mark.parametrize("name", ["states", "batch_size", "max_new_tokens"])
+def test_a_validation_that_cannot_be_is_refused_at_once(sft, tmp_path, name):
+    validation = sft.trainer(tmp_path, steps=1).validation
+    with pytest.raises(ValueError, match=rf"validation.{name}=0: at least 1"):
+        SftValidation(examples=validation.examples, segmenter=None, **{name: 0})
+    with pytest.raises(ValueError, match=r"validation.limit=-1: a number of trajectories"):
+        validation.examples.states.split(-1)
+
+
+def test_the_segmenter_keeps_its_own_precision(sft, tmp_path, monkeypatch):
+    """Those of transformers mix types where they run in autocast."""
+    trainer = sft.trainer(tmp_path, steps=1)
+    segmenter, seen = trainer.validation.environment.segmenter, []
+    run = type(segmenter).embed
+
+    def embed(self, images):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return run(self, images)
+
+    monkeypatch.setattr(type(segmenter), "embed", embed)
+    generate, within = trainer.mllm.generate, []
+    monkeypatch.setattr(
+        trainer.mllm,
+        "generate",
+        lambda *args, **more: within.append(torch.is_autocast_enabled("cpu")) or generate(*args, **more),
+    )
+    trainer.validation.replies(trainer.mllm, within=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert seen and not any(seen) and all(within)
+
+
+class Engine:
+    """Of an accelerator, what loading a sharded checkpoint uses."""
+
+    def __init__(self, error=None):
+        self.error, self.step = error, 150
+
+    def load_state(self, folder):
+        if self.error is not None:
+            raise self.error
+
+
+def test_what_an_engine_says_of_its_checkpoint_is_told(tmp_path):
+    class OtherKind(Exception):
+        pass
+
+    for error in (OtherKind("world size 2 then, 1 now"), CheckpointException("broken", {})):
+        with pytest.raises(ValueError, match=r"go on with as many as before"):
+            _load_engine(Engine(error), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        _load_engine(Engine(KeyboardInterrupt()), tmp_path)
+    engine = Engine()
+    _load_engine(engine, tmp_path)
+    assert engine.step == 0, "an update begins"

@@ -1,6 +1,7 @@
 """What wandb is told, offline."""
 
 import pytest
+import wandb
 
 from segagent.training.tracking import Tracker
 
@@ -27,3 +28,16 @@ def test_disabled_leaves_nothing_and_other_modes_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=r"wandb\.mode='on': choose auto, offline, online, disabled"):
         tracker(tmp_path, "on")
+
+
+def test_a_key_without_a_way_out_is_offline(tmp_path, monkeypatch, caplog):
+    def unreachable(**settings):
+        raise wandb.errors.AuthenticationError("could not reach the server")
+
+    monkeypatch.setattr(wandb, "login", unreachable)
+    with tracker(tmp_path, "auto") as told:
+        told.log(1, {"train/loss": 0.5})
+    assert list((tmp_path / "wandb").glob("offline-run-*")) and "could not reach the server" in caplog.text
+    monkeypatch.setattr(wandb, "init", unreachable)
+    with pytest.raises(ValueError, match=r"wandb.mode=online: could not reach the server; say wandb.mode=offline"):
+        tracker(tmp_path, "online").__enter__()
