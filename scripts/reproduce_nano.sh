@@ -46,7 +46,7 @@ examples=(train=nano train.optimizer=muon data=refshapes_mix generated.questions
   "data.trajectories=\"$out/empty.jsonl\"" "limit=$(some 1500)" "${segmenter[@]}" batch_size=16 seed=3 \
   resume=true "out=\"$out/visited\""
 # All of the model, the tower too, and masks of every quality, down to a rate of nothing.
-"$PYTHON" scripts/train.py "mllm=$out/clicks/best" "train.steps=$(some 14000)" train.frozen=[] train.vision_lr=0.5 \
+"$PYTHON" scripts/train.py "mllm=$out/clicks/best" "train.steps=$(some 20000)" train.frozen=[] train.vision_lr=0.5 \
   train.auxiliary=0.6 generated.share=0.85 generated.empty=0.65 generated.relations=0.5 seed=1 \
   "data.trajectories=[\"$out/empty.jsonl\",\"$out/points.jsonl\",\"$out/visited/round_1/selected.jsonl\"]" \
   "${examples[@]}" "out=\"$out/policy\""

@@ -56,11 +56,12 @@ class LabelMeFolder:
     def _picture(self, named: str, path: Path) -> str:
         """`imagePath` of a file -> path below `images`. Raises `ValueError` where it leads elsewhere."""
         named = named.replace("\\", "/")
-        place = Path(os.path.abspath(path.parent / named))
-        if place.is_relative_to(self.images.absolute()):
-            return place.relative_to(self.images.absolute()).as_posix()
-        inside = [name for name in (named, Path(named).name) if (self.images / name).is_file()]
-        if not inside or ".." in Path(inside[0]).parts:
+        root, place = (Path(os.path.abspath(there)) for there in (self.images, path.parent / named))
+        if place.is_relative_to(root):
+            return place.relative_to(root).as_posix()
+        inside = [name for name in (named, Path(named).name) if ".." not in Path(name).parts]
+        inside = [name for name in inside if not Path(name).is_absolute() and (root / name).is_file()]
+        if not inside:
             raise ValueError(f"{path}: imagePath {named!r} is not below {self.images}; say images=DIR of the pictures")
         return inside[0]
 
