@@ -1,7 +1,7 @@
 """Every table and figure of the paper, at any scale: one page of numbers with intervals, and the runs behind them.
 
     python evaltools/tables.py out=runs/tables
-    python evaltools/tables.py mllm=FOLDER out=runs/tables resume=true parts=[table4,table6] training.steps=300
+    python evaltools/tables.py mllm=FOLDER out=runs/tables resume=true 'parts=[table4,table6]' training.steps=300
     python evaltools/tables.py mllm=qwen_vl_chat mllm.path=DIR segmenter=sam segmenter.path=FILE baseline=box \
         'datasets=["refcoco: data=refcoco data.root=DIR","thin: data=thinobject5k data.root=DIR"]' \
         easy=refcoco hard=thin 'filtering.data="data=refcoco data.root=DIR"' \

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from segagent.configuration import build, load_named
 from segagent.data.formats.base import FileFormat
+from segagent.data.mask_folders import is_hidden
 from segagent.entry import run_entry
 from segagent.types import Trajectory
 
@@ -47,7 +48,7 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"{config.input}: no such file or folder (input)")
     if out.is_file() and not config.overwrite:
         raise ValueError(f"{out}: is there already; say overwrite=true, or another out=")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and not all(is_hidden(path, out) for path in out.iterdir()):
         raise ValueError(f"{out}: holds files, which would be read with the new ones; empty it, or choose another out=")
     if out.exists() and out.resolve() == Path(config.input).resolve():
         raise ValueError(f"{out}: out is the input; choose another out=")

@@ -29,7 +29,7 @@ def main(config: DictConfig) -> int:
             f"dialogue_name={config.dialogue_name}: counts pixels of the picture as a model sees it; choose another"
         )
     examples, _ = make_examples(config, dialogue)
-    claim_output(out / FILE_NAME, config, out / FILE_NAME)
+    claim_output(out / FILE_NAME, config, out / FILE_NAME, resumable=False)
     numbers = tqdm(range(len(examples)), desc="export", unit="example", file=sys.stderr)
     written, left_out = export((examples[number] for number in numbers), out, form=config.format)
     print(f"{written} examples in {out / FILE_NAME}" + (f"; {left_out} of a bare IoU left out" if left_out else ""))

@@ -36,8 +36,9 @@ def main(config: DictConfig) -> int:
     if parse_shard(config.shard)[1] > 1:
         if accelerator.num_processes > 1:
             raise ValueError(f"shard={config.shard}: the processes of accelerate share the rollouts by themselves")
-        print(f"part of the rollouts {improvement.roll_out_shard(config.shard)}")
-        return 0
+        part, skipped = improvement.roll_out_shard(config.shard)
+        print(f"part of the rollouts {part}")
+        return 1 if skipped else 0
     improvement.check()
     if accelerator.is_main_process:
         claim_output(out / "improve.json", config, out / "round_1", but=(*RUN_KEYS, *PACE_KEYS))

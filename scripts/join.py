@@ -1,6 +1,6 @@
 """Joins the shards of one evaluation: predictions, trajectories, metrics and report as of one run.
 
-    python scripts/join.py out=results/all.json parts=[results/s0.json,results/s1.json]
+    python scripts/join.py out=results/all.json 'parts=[results/s0.json,results/s1.json]'
 
 The report is written too (report=false: not), whether or not the shards have one. Trajectory files of
 scripts/simulate.py need no more than `cat`, in order.
@@ -72,7 +72,7 @@ def main(config: DictConfig) -> int:
     done = [
         finished_metrics(part, shard_indices(len(dataset), f"{index}/{len(parts)}")) for index, part in enumerate(parts)
     ]
-    claim_output(out, whole, lines, grows=True)
+    claim_output(out, whole, lines, grows=True, resumable=False)
     partial = lines.with_name(lines.name + ".partial")
     with open(partial, "wb") as joined:
         for part in parts:

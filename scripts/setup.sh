@@ -18,7 +18,7 @@ else
   where=".venv"
   if ! "$PYTHON" -c 'import pip' 2>/dev/null; then
     base=""
-    for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
+    for candidate in python3.13 python3.12 python3.11 python3 python3.14 python; do  # 3.14 lacks some wheels
       if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then base="$candidate"; break; fi
     done
     [ -n "$base" ] || fail "no Python 3.11 or newer found; install one and run this again"
@@ -28,6 +28,9 @@ else
 fi
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$PYTHON is older than Python 3.11"
+
+"$PYTHON" -c 'import pip' 2>/dev/null || "$PYTHON" -m ensurepip >/dev/null 2>&1 ||
+  fail "$where has no pip (environments of uv have none); install it there, or deactivate the environment"
 
 prefix="$("$PYTHON" -c 'import sys; print(sys.prefix)')"
 stamp="$prefix/.segagent-env"

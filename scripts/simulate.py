@@ -34,6 +34,7 @@ def main(config: DictConfig) -> int:
     metrics = write_metrics(
         out,
         out,
+        protocol=None,
         click_limit=config.simulate.max_clicks,
         seed=config.seed,
         seconds=summary.seconds if summary.whole else None,

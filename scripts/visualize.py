@@ -67,6 +67,9 @@ def draw(trajectory: Trajectory, load: LoadImage, side: int, columns: int) -> np
 
 def main(config: DictConfig) -> int:
     out, lines = Path(config.out), Path(config.trajectories)
+    for name in ("side", "columns"):
+        if config[name] < 1:
+            raise ValueError(f"{name}={config[name]}: at least 1")
     trajectory = find(read_trajectories(lines), str(config.sample))
     strip = draw(trajectory, loader(lines, config.images), config.side, config.columns)
     out.parent.mkdir(parents=True, exist_ok=True)

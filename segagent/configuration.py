@@ -33,6 +33,41 @@ def compose_config(entry: str, overrides: Sequence[str] = ()) -> DictConfig:
         return compose(entry, overrides=list(overrides))
 
 
+def check_types(entry: str, overrides: Sequence[str], config: DictConfig) -> None:
+    """Raises `ValueError`, naming key and value, where an override is of another type than the default: `overwrite=no`
+    is a text for Hydra, and every text is true.
+
+    config: what `compose_config` made of them, resolved. Keys whose default is null take anything, and null is taken by
+    all but true and false.
+    """
+    chosen = [override for override in overrides if (CONFIG_DIR / re.split("[=@]", override.lstrip("+~"))[0]).is_dir()]
+    plain = OmegaConf.to_container(compose_config(entry, chosen))
+    _compare_types(OmegaConf.to_container(config), plain, "")
+
+
+def _compare_types(given: Any, default: Any, key: str) -> None:
+    if isinstance(given, dict) and isinstance(default, dict):
+        for name in given.keys() & default.keys():
+            _compare_types(given[name], default[name], f"{key}.{name}" if key else str(name))
+    elif default == "???":
+        if given is None:
+            raise ValueError(f"{key}: not given; say {key}=... (--help lists all settings)")
+    elif not (isinstance(given, (dict, list)) or (isinstance(default, str) and "${" in default)):
+        wanted = _WANTED.get(type(default))
+        if wanted is not None and type(given) not in wanted[0]:
+            raise ValueError(f"{key}={given!r}: {wanted[1]}, such as {OmegaConf.to_yaml([default])[2:].strip()}")
+
+
+# Type of a default -> types that are taken, and how they are called.
+_WANTED: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "say true or false"),
+    int: ((int, type(None)), "a whole number"),
+    float: ((float, int, type(None)), "a number"),
+    str: ((str, type(None)), "a text (in quotes where it looks like something else)"),
+    list: ((list, type(None)), "a list"),
+}
+
+
 def quoted(text: str) -> str:
     """A text as Hydra reads it: in quotes a backslash stands for itself, but before a quote or at the end."""
     escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" if found[2] else "") + found[2], text)

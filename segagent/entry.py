@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -19,7 +20,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segagent.configuration import CONFIG_DIR, compose_config, names, quoted
+from segagent.configuration import CONFIG_DIR, check_types, compose_config, names, quoted
 from segagent.data.trajectories import aside, set_aside
 from segagent.mllm.families import family_of
 
@@ -35,7 +36,8 @@ _OF_DEVICE = ("device", "max_batch", "embed_batch", "memory_bytes", "cache_bytes
 def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
     """`mllm=FOLDER` -> the family that its config.json names, and its path; `mllm=null` -> `~mllm` (Hydra takes no
     null for a group); `proposer=NAME` -> the member of the group policy that
-    stands at `proposer`; names that look like numbers are quoted; other settings come back as they are.
+    stands at `proposer`; names that look like numbers, and the description `text`, are quoted; other settings come back
+    as they are.
 
     Raises `ValueError` when it is neither a named config nor a folder of a family that there is.
     """
@@ -48,7 +50,7 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
         if argument == "mllm=null":
             expanded.append("~mllm")
             continue
-        if group.rpartition(".")[2] in _NAMES and _is_number(value):
+        if (group.rpartition(".")[2] in _NAMES and _is_number(value)) or (group == "text" and _is_bare(value)):
             expanded.append(f"{group}={quoted(value)}")
             continue
         if group != "mllm" or value in ("", *names("mllm")):
@@ -56,6 +58,11 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
             continue
         expanded += [f"mllm={family_of(value)}", f"mllm.path={quoted(value)}"]
     return expanded
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a description stands there without quotes of Hydra's: it may hold any letter."""
+    return text != "null" and text[:1] not in ("'", '"')
 
 
 def _is_number(word: str) -> bool:
@@ -69,26 +76,24 @@ def _is_number(word: str) -> bool:
 
 def _usage(entry: str, about: str) -> str:
     config = compose_config(entry)
-    # What is in the folder `accelerate` is read by `accelerate launch`, not here.
-    folders = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name != "accelerate")
-    # Settings of an entry may bear the name of a group without being one of its members.
-    groups = [group for group in folders if config.get(group) is None or "_target_" in config[group]]
+    defaults = [
+        member for member in OmegaConf.load(CONFIG_DIR / f"{entry}.yaml").get("defaults", []) if member != "_self_"
+    ]
+    # `policy@proposer: ...` is the group policy once more, at another place.
+    groups = [group for member in defaults for group in member if re.fullmatch(r"\w+", group)]
     listed = "\n".join(f"  {group}={'|'.join(names(group))}" for group in groups)
-    defaults = OmegaConf.to_yaml(config)
-    heads = (
-        "Give settings as key=value. Groups (mllm takes the folder of a checkpoint too):",
-        "Settings and defaults:",
+    chosen = f" Groups (mllm takes the folder of a checkpoint too):\n{listed}" if groups else ""
+    return (
+        f"{about.strip()}\n\nGive settings as key=value.{chosen}\n\nSettings and defaults:\n{OmegaConf.to_yaml(config)}"
     )
-    return f"{about.strip()}\n\n{heads[0]}\n{listed}\n\n{heads[1]}\n{defaults}"
 
 
 def _explain(error: Exception) -> str:
     """Hydra's reason in one line; the outer error says which override, its cause says what is wrong with it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = [line.strip() for line in str(error.__cause__ or "").splitlines()[:1]]
-    told = [
-        line for line in lines + cause if not line.startswith(("See https", "full_key", "object_type", "Set the env"))
-    ]
+    noise = ("See https", "full_key", "object_type", "Set the env")
+    told = [line for line in lines + cause if not line.startswith(noise) and "--multirun" not in line]
     if isinstance(error, OverrideParseException):
         told.append("Quotes, brackets, = and letters beyond ASCII need quotes of their own: \"KEY='VALUE'\"")
     return " ".join(dict.fromkeys(told))
@@ -111,6 +116,7 @@ def run_entry(main: Callable[[DictConfig], int], entry: str, about: str, actions
         settings = expand_checkpoints([argument for argument in arguments if argument != "--config"])
         config = compose_config(entry, settings)
         OmegaConf.resolve(config)
+        check_types(entry, settings, config)
         missing = sorted(OmegaConf.missing_keys(config))
         if "--config" in arguments:
             print(OmegaConf.to_yaml(config))
@@ -130,7 +136,8 @@ def run_entry(main: Callable[[DictConfig], int], entry: str, about: str, actions
     except (ValueError, OSError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        print("\ninterrupted; what was written is whole: go on with resume=true", file=sys.stderr)
+        how = ": go on with resume=true" if "resume" in config else ""
+        print(f"\ninterrupted; what was written is whole{how}", file=sys.stderr)
         sys.exit(130)
     except Exception:
         _end_with_defect()
@@ -185,12 +192,19 @@ def beside(out: str | Path, ending: str) -> Path:
 
 
 def claim_output(
-    out: str | Path, config: DictConfig, data_file: Path, but: Sequence[str] = RUN_KEYS, *, grows: bool = False
+    out: str | Path,
+    config: DictConfig,
+    data_file: Path,
+    but: Sequence[str] = RUN_KEYS,
+    *,
+    grows: bool = False,
+    resumable: bool = True,
 ) -> None:
     """Makes sure that writing to `out` loses nothing, and writes `NAME.config.yaml` beside it.
 
     data_file: where results stand while the run goes on. but: keys that a resumed run may change. grows: it is a
-    trajectory file; an old one, of other settings, must not stand beside the new ones, and is set aside. Raises
+    trajectory file; an old one, of other settings, must not stand beside the new ones, and is set aside. resumable:
+    whether the command can go on from it. Raises
     `ValueError` when it or `out` exists and neither `resume` nor `overwrite` is set, or when a resumed run has other
     settings; `OSError` when the folder cannot be written.
     """
@@ -204,7 +218,8 @@ def claim_output(
     there = next((file for file in (data_file, Path(out)) if file.exists()), None)
     if there is not None and not config.overwrite:
         if not config.resume:
-            raise ValueError(f"{there}: is there already; say resume=true to go on, or overwrite=true to begin anew")
+            how = "resume=true to go on, or overwrite=true" if resumable else "overwrite=true"
+            raise ValueError(f"{there}: is there already; say {how} to begin anew")
         if not data_file.exists():
             raise ValueError(
                 f"{out}: cannot be gone on with ({data_file} is not there); choose another out=, or say overwrite=true"

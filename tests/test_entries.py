@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from segagent.configuration import compose_config
+from segagent.configuration import check_types, compose_config
 from segagent.data.predictions import read_predictions
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import beside, claim_output, expand_checkpoints, run_entry
@@ -401,3 +402,74 @@ def test_names_that_look_like_numbers_stay_as_they_are():
     assert expand_checkpoints(given) == [
         'sample="2007_000033"', 'out="20240501"', 'data.images="2024_05"', 'mllm.path="1e5"', "data.limit=2_0", "seed=7"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "entry, given, message",
+    [
+        ("evaluate", "overwrite=no", "overwrite='no': say true or false"),
+        ("evaluate", "report=off", "report='off': say true or false"),
+        ("evaluate", "batch_size=x", "batch_size='x': a whole number, such as"),
+        ("evaluate", "batch_size=2.5", "batch_size=2.5: a whole number"),
+        ("evaluate", "rollout.max_clicks=seven", "rollout.max_clicks='seven': a whole number"),
+        ("evaluate", "seed=true", "seed=True: a whole number"),
+        ("evaluate", "out=null", "out: not given; say out="),
+        ("simulate", "simulate.tau_stop=high", "simulate.tau_stop='high': a number"),
+        ("train", "train.frozen=vision", "train.frozen='vision': a list, such as"),
+        ("train", "train.lr=fast", "train.lr='fast': a number"),
+        ("annotate", "mode=7", "mode=7: a text"),
+        ("visualize", "side=x", "side='x': a whole number"),
+    ],
+)
+def test_settings_of_another_type_than_the_default_are_refused(entry, given, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_types(entry, [given], compose_config(entry, [given]))
+
+
+@pytest.mark.parametrize(
+    "entry, given",
+    [
+        ("evaluate", ["data=coco", "data.annotations=a.json", "data.images=d", "data.limit=3", "policy=oracle"]),
+        ("evaluate", ["search.stop_reward=0.9", "segmenter=graphcut", "seed=3", "report=false", "data.limit=null"]),
+        ("train", ["train=paper_qwen", "train.epochs=0.5", "train.steps=null", "train.lr=1"]),
+        ("tables", ["parts=[table1]", "training.steps=3", "hard_limit=null"]),
+    ],
+)
+def test_settings_of_the_right_type_are_taken(entry, given):
+    check_types(entry, given, compose_config(entry, given))
+
+
+def test_a_description_may_hold_any_letter():
+    for text in ("the cup, left", "what's this", "cup (left)", "ein grüner Apfel", "杯子", "7", 'the "A"'):
+        (given,) = expand_checkpoints([f"text={text}"])
+        assert compose_config("annotate", [given]).text == text
+    assert expand_checkpoints(["text=null", "text='a cup'"]) == ["text=null", "text='a cup'"]
+
+
+def test_help_lists_the_groups_that_a_command_has(capsys, monkeypatch):
+    for entry, there, absent in (
+        ("simulate", "segmenter=", "train="),
+        ("compare", "Settings", "data="),
+        ("train", "train=", "policy="),
+    ):
+        monkeypatch.setattr(sys, "argv", [entry, "--help"])
+        with pytest.raises(SystemExit):
+            run_entry(lambda config: 0, entry, "About.")
+        groups = capsys.readouterr().out.split("and defaults")[0]
+        assert there in groups and f"  {absent}" not in groups
+
+
+def test_nobody_is_told_to_resume_what_cannot_be(tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.json").write_text("x")
+    config = OmegaConf.create({"out": str(tmp_path / "a.json"), "resume": False, "overwrite": False})
+    with pytest.raises(ValueError, match=r"is there already; say overwrite=true to begin anew"):
+        claim_output(tmp_path / "a.json", config, tmp_path / "a.json", resumable=False)
+
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    for entry, told in (("compare", False), ("evaluate", True)):
+        monkeypatch.setattr(sys, "argv", [entry, "out=x", *(["data=refshapes"] if told else [])])
+        with pytest.raises(SystemExit) as ended:
+            run_entry(interrupted, entry, "About.")
+        assert ended.value.code == 130 and ("resume=true" in capsys.readouterr().err) is told

@@ -28,6 +28,7 @@ from segagent.annotation.outputs import (
 from segagent.annotation.sources import calibration_of, check_settings, work_of
 from segagent.annotation.suspicion import Suspicion, find_suspicious
 from segagent.data.base import Dataset
+from segagent.data.mask_folders import is_hidden
 from segagent.data.trajectories import read_trajectories
 from segagent.engines.work import roll_out
 from segagent.entry import claim_output, drop_aside, write_text
@@ -80,7 +81,7 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
 
 def _check_folder(out: Path, config: DictConfig) -> None:
     """Raises `ValueError` for a folder that is not one of ours: its masks/ might be somebody's work."""
-    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    names = [path.name for path in out.iterdir() if not is_hidden(path, out)] if out.is_dir() else []
     joined = config.resume and names == ["trajectories.jsonl"]  # of shards
     if names and "annotations.config.yaml" not in names and not joined:
         raise ValueError(f"{out}: holds other files; choose a new folder, or an empty one (out)")

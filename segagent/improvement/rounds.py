@@ -40,7 +40,7 @@ from segagent.training.examples import TaskMix
 from segagent.training.sft_data import build_pictures, trajectory_files
 from segagent.training.sft_setup import check_training, make_trainer
 from segagent.training.tracking import Tracker
-from segagent.training.trajectory_index import read_states
+from segagent.training.trajectory_index import check_size, read_states
 
 _SHOWN = 5  # ids that a message lists
 
@@ -112,8 +112,9 @@ class Improvement:
         self._collect(folder)
         return folder.selected, len(self.samples) - read_figures(folder.selection)["trajectories"]
 
-    def roll_out_shard(self, shard: str) -> Path:
-        """Does one part (`i/n`) of the rollouts of the round that is due; the part's file.
+    def roll_out_shard(self, shard: str) -> tuple[Path, bool]:
+        """Does one part (`i/n`) of the rollouts of the round that is due; the part's file, and whether samples were
+        skipped.
 
         Raises `ValueError` when that round has its rollouts, or `rounds` are done, and as `claim_output` does.
         """
@@ -127,8 +128,8 @@ class Improvement:
         if self.config.overwrite:
             part.unlink(missing_ok=True)
         check_parts(folder.rollouts, self.config)
-        self.engine.roll_out(self._work(folder.number), part, shard)
-        return part
+        summary = self.engine.roll_out(self._work(folder.number), part, shard)
+        return part, bool(summary.skipped)
 
     def _due(self) -> RoundFolder:
         numbers = range(1, self.config.rounds + 1)
@@ -266,6 +267,11 @@ def chosen_samples(dataset: Dataset, start: Sequence[Path], limit: int | None) -
         )
     if not found:
         raise ValueError("nothing to roll out on: data, or data.trajectories, is empty")
+    for path in start:
+        first = next(read_trajectories(path), None)
+        if first is not None:
+            index = next(index for index in found if dataset.sample_id(index) == first.sample_id)
+            check_size(dataset, index, first.width * first.height, path)
     return found[:limit]
 
 

@@ -154,7 +154,8 @@ class Tree(ABC):
             self.end = EndReason.OUT_OF_CLICKS
 
     def finished(self, line: Node, last: Node) -> State:
-        """The result: the states along `line`, ended as `last` or this tree did.
+        """The result: the states along `line`, ended as `last` did where that lies behind it, else as this tree did:
+        NO_GAIN where nothing was left to try.
 
         extras: `pred_iou`, reward of the last mask; `returned`, number of the mask that the search returns, counted
         from the start's 0, which is the one with the highest reward; `candidates`, what was tried, if it was kept.
@@ -164,10 +165,13 @@ class Tree(ABC):
             extras["pred_iou"] = line.reward
         if self.keep_candidates:
             extras["candidates"] = self.tried
-        ended = last.state.end_reason
+        on_line = line.number in last.path
+        ended, text = (last.state.end_reason, last.state.end_text) if on_line else (None, "")
         return line.state.replace(
-            end_reason=ended if ended is not None and self.end is not EndReason.FINISHED else self.end,
-            end_text=last.state.end_text,
+            end_reason=ended
+            if ended is not None and self.end is not EndReason.FINISHED
+            else self.end or EndReason.NO_GAIN,
+            end_text=text,
             extras=extras,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segagent.configuration import load_named
 from segagent.improvement.figures import read_figures
 from segagent.improvement.folder import RoundFolder
 from segagent.tables import plots
@@ -11,7 +12,7 @@ from segagent.tables.arms import Arm, verdict
 from segagent.tables.cells import Cell, Done, named
 from segagent.tables.section import Section, Table, made_by
 from segagent.tables.settings import value_word, words_of
-from segagent.tables.setup import Setup, limited, run_of
+from segagent.tables.setup import TAU_STOP, Setup, limited, run_of
 from segagent.tables.training import not_run
 
 _SFT, _LONGER = "SFT", "SFT, as many steps more"
@@ -36,6 +37,8 @@ def improvement(setup: Setup) -> Section:
         words = [*words_of(settings.data, "improvement.data"), *setup.mllm, *setup.segmenter, f"method={method}"]
         words += [*learnt, "train.epochs=null", f"train.steps={settings.steps}", f"rollout.max_clicks={clicks}"]
         words += ["rounds=1", "wandb.mode=disabled", *limited_to(settings.limit), *setup.common]
+        words += [f"rollout.tau_stop={TAU_STOP}"]
+        words += [f"method.tau_stop={TAU_STOP}"] if "tau_stop" in load_named("method", method) else []
         cell = Cell("improve", name, tuple(words), ending="")
         done = _improved(setup, cell)
         if done is None:

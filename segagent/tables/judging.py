@@ -20,7 +20,9 @@ def table3(setup: Setup) -> Section:
     settings, rows, findings, dones = setup.config.filtering, [], [], []
     rewards = {"": setup.reward}
     if "number" in setup.config.reward:
-        rewards = {number: [*setup.reward, f"reward.number={number}"] for number in settings.numbers}
+        # A calibration, or a mean of replies, is of one number only; the table calibrates by itself.
+        plain = [word for word in setup.reward if not word.startswith(("reward.calibration=", "reward.statistic="))]
+        rewards = {number: [*plain, f"reward.number={number}"] for number in settings.numbers}
     for number, reward in rewards.items():
         place = f"filtering/{number or 'reward'}"
         fitted = _judged(setup, f"{place}_train", settings.train, settings.train_limit, reward)

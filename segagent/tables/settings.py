@@ -43,7 +43,11 @@ def member_words(group: str, member: DictConfig | None, shared: DictConfig) -> l
             continue
         filed = {key: _refer(value, shared) for key, value in _flat(OmegaConf.to_container(named)).items()}
         # A list that the file has and an override has replaced is one value here, as in the file.
-        words = [f"{group}.{key}={value_word(own[key])}" for key in own if key not in filed or own[key] != filed[key]]
+        words = [
+            f"{'' if key in filed else '++'}{group}.{key}={value_word(own[key])}"
+            for key in own
+            if key not in filed or own[key] != filed[key]
+        ]
         if found is None or len(words) < len(found) - 1:
             found = [f"{group}={name}", *words]
     if found is None:

@@ -9,13 +9,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from segagent.configuration import load_named
 from segagent.mllm.families import family_of
 from segagent.tables.arms import Arm, Interval, Run, ciou, gain
 from segagent.tables.cells import Cell, Cells, Done
 from segagent.tables.settings import member_words, named_settings, value_word, words_of
 from segagent.weights import checkpoint_path
 
+TAU_STOP = 0.95  # true IoU from which on the simulated annotator does not click
 _PROBED = 1 << 20  # bytes
+_OF_FOLDER = ("mllm.path", "mllm.base", "mllm.dialogue", "mllm.merge_adapter")  # what a trained model says itself
 
 
 class Setup:
@@ -56,7 +59,15 @@ class Setup:
 
     def model(self, folder: str | Path | None) -> list[str]:
         """Words of the model in a folder; None: of the one whose tables these are."""
-        return self.mllm if folder is None else [f"mllm={family_of(folder)}", f"mllm.path={value_word(str(folder))}"]
+        if folder is None:
+            return self.mllm
+        family, own = family_of(folder), self.config.mllm
+        words = [f"mllm={family}", f"mllm.path={value_word(str(folder))}"]
+        if own is None or own["_target_"] != load_named("mllm", family)["_target_"]:
+            return words
+        # Bounds of pictures, precision and the like are how the model of these tables is run, so that of its arms too.
+        words += [word for word in self.mllm[1:] if word.partition("=")[0] not in _OF_FOLDER]
+        return words + (["mllm.merge_adapter=false"] if own.get("quantization") not in (None, "none") else [])
 
     def evaluate(
         self, name: str, dataset: str, *more: str, limit: int | None, mllm: Sequence[str] | None = None, **changes: Any
@@ -70,7 +81,7 @@ class Setup:
     def simulate(self, name: str, data: str, limit: int, clicks: int) -> Done:
         """Trajectories of the simulated annotator with the segmenter: what a short training learns from."""
         words = [*words_of(data, name), *limited(limit), *self.segmenter, f"simulate.max_clicks={clicks}"]
-        settings = [*words, "simulate.tau_stop=0.95", *self.common]
+        settings = [*words, f"simulate.tau_stop={TAU_STOP}", *self.common]
         return self.cells.run(Cell("simulate", name, tuple(settings), ending=".jsonl"))
 
     def train(self, name: str, *words: str, model: Sequence[str], data: str, seed: int, steps: int) -> tuple[Done, str]:

@@ -166,7 +166,9 @@ def _table(
         for data, (arm, dones) in by_data.items():
             gained = gains[name][data].percent(True) if name in gains else ""
             seeds = ", ".join(f"{100 * run_of(done).arm('final').ciou:.2f}" for done in dones)
-            rows.append([name, data, str(len(arm.keys)), setup.ciou(arm).percent(), gained, seeds, named(dones)])
+            rows.append(
+                [name, data, str(len(arm.keys) // len(dones)), setup.ciou(arm).percent(), gained, seeds, named(dones)]
+            )
     head = [what, "data", "n", "cIoU, last mask", "gain over the first row's arm", "of each seed", "run"]
     return Table(head, rows, f"cIoU in percent with 95% intervals over pictures; trainings an arm: {len(trained)}")
 

@@ -181,6 +181,26 @@ def _find_samples(sample_ids: Sequence[str], dataset: Dataset, problems: list[st
     return [places.get(sample_id, -1) for sample_id in sample_ids]
 
 
+def _check_sizes(files: Sequence[Path], columns: Sequence[tuple], samples: Sequence[int], dataset: Dataset) -> None:
+    """Of the first picture of each file: ids of generated ones say nothing of their size, and nothing else is asked
+    before the training."""
+    known: set[int] = set()
+    for file, *_, pixels, trajectory in columns:
+        if file not in known:
+            known.add(file)
+            check_size(dataset, samples[trajectory], pixels, files[file])
+
+
+def check_size(dataset: Dataset, index: int, pixels: int, path: Path) -> None:
+    """Raises `ValueError` where the picture of a sample has another size than a trajectory in `path` says."""
+    sample = dataset[index]
+    if sample.width * sample.height != pixels:
+        raise ValueError(
+            f"{path}: its picture of sample {sample.sample_id!r} has {pixels} pixels, that of data has "
+            f"{sample.width * sample.height}; give the data= (and data.size=) that it was simulated on"
+        )
+
+
 def read_states(
     paths: Sequence[str | Path],
     dataset: Dataset,
@@ -203,6 +223,7 @@ def read_states(
         scan.read(number, path)
     samples = _find_samples(scan.sample_ids, dataset, scan.problems)
     _complain(scan.problems)
+    _check_sizes(files, scan.columns, samples, dataset)
     if not scan.columns:
         raise ValueError(
             f"{', '.join(map(str, files))}: {scan.lines} trajectories, none with a state to learn {', '.join(tasks)} "

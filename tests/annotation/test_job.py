@@ -177,7 +177,6 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (["out={world}"], "holds other files; choose a new folder"),
         (["filter.threshold=75"], r"filter\.threshold=75: an IoU in \(0, 1\]"),
         (["filter.shown=-1"], r"filter\.shown=-1: 0 or more"),
-        (["text=7"], "text=7: is read as no text; quote it"),
         (["text="], "text: is empty; say what to segment"),
         (["init=box"], "init=box: boxes are those of a COCO file"),
         (
