@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 
+from segagent.types import RefusedError
+
 
 def bounded_size(*, width: int, height: int, multiple: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """(width, height) after resizing. Raises `ValueError` for a side ratio above 200, which the networks refuse."""
+    """(width, height) after resizing. Raises `RefusedError` for a side ratio above 200, which the networks refuse."""
     if max(width, height) > 200 * min(width, height):
-        raise ValueError(f"picture of {width}x{height}: one side is more than 200 times the other; crop it")
+        raise RefusedError(f"picture of {width}x{height}: one side is more than 200 times the other; crop it")
     wide, high = round(width / multiple) * multiple, round(height / multiple) * multiple
     if wide * high > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)

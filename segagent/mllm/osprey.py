@@ -30,7 +30,7 @@ from segagent.mllm.osprey_network import (
 )
 from segagent.mllm.pixels import clip_pixels
 from segagent.mllm.sentencepiece_tokenizer import SentencePieceTokenizer
-from segagent.mllm.weights import fill, read_shapes, read_tensors, write_folder
+from segagent.mllm.weights import fill, read_shapes, read_tensors, unsound_values_told, write_folder
 from segagent.mllm.word_tokenizer import FILE_NAME as WORDS_FILE
 from segagent.mllm.word_tokenizer import WordTokenizer
 from segagent.weights import checkpoint_path
@@ -98,7 +98,8 @@ class Osprey(LocalMLLM):
         """
         path = checkpoint_path(path)
         values, shapes = read_config(path), read_shapes(path)
-        config = read_file_config(values, shapes, str(path / "config.json"))
+        with unsound_values_told(path):
+            config = read_file_config(values, shapes, str(path / "config.json"))
         tokenizer = WordTokenizer.load(path) if (path / WORDS_FILE).is_file() else SentencePieceTokenizer.load(path)
         ours = isinstance(tokenizer, WordTokenizer)  # may be given as many as one likes
         if not tokenizer.size <= config.vocab_size or not (ours or config.vocab_size <= tokenizer.size + _MOST_ADDED):
@@ -107,7 +108,7 @@ class Osprey(LocalMLLM):
                 "they are of different checkpoints"
             )
         placed = torch_device(device)
-        with torch.device("meta"):
+        with unsound_values_told(path), torch.device("meta"):
             network = OspreyNetwork(config)
         tensors = ((from_file_name(key), tensor) for key, tensor in read_tensors(path))
         fill(network, tensors, where=path, device=placed, dtype=torch_dtype(dtype, placed))

@@ -248,6 +248,16 @@ def file_config(config: OspreyConfig) -> dict:
     }
 
 
+# Settings of a Llama's config.json that change what it computes.
+_AS_RELEASED = {
+    "rope_scaling": None,
+    "rope_type": "default",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+
+
 def read_file_config(values: dict, shapes: dict[str, Sequence[int]], where: str) -> OspreyConfig:
     """`config.json` and the shapes of the weights -> architecture.
 
@@ -274,6 +284,11 @@ def read_file_config(values: dict, shapes: dict[str, Sequence[int]], where: str)
         depths.append(len(blocks))
     if values.get("num_key_value_heads", values.get("num_attention_heads")) != values.get("num_attention_heads"):
         raise ValueError(f"{where}: num_key_value_heads={values['num_key_value_heads']}; no released one groups heads")
+    rotary = values.get("rope_parameters") or {}
+    asked = {**values, "rope_type": rotary.get("rope_type", rotary.get("type"))}
+    for key, wanted in _AS_RELEASED.items():
+        if asked.get(key) not in (None, wanted):
+            raise ValueError(f"{where}: {key}={asked[key]}; only {key}={wanted} was released, and is supported")
     try:
         return OspreyConfig(
             image_size=values.get("image_size", 512),
@@ -287,7 +302,7 @@ def read_file_config(values: dict, shapes: dict[str, Sequence[int]], where: str)
             vocab_size=shapes["model.embed_tokens.weight"][0],
             max_length=values.get("max_position_embeddings", 2048),
             rms_eps=values.get("rms_norm_eps", 1e-5),
-            rope_theta=values.get("rope_theta", 10000.0),
+            rope_theta=values.get("rope_theta", rotary.get("rope_theta", 10000.0)),
             tie_embeddings=values.get("tie_word_embeddings", False),
         )
     except KeyError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -46,6 +47,7 @@ class QwenTokenizer:
         self._first_special = len(ranks)
 
     def encode(self, text: str) -> list[int]:
+        text = unicodedata.normalize("NFC", text)  # as released: macOS writes letters and accents apart
         return self._encoding.encode(text, allowed_special=set(_MARKS), disallowed_special=())
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -20,7 +20,7 @@ from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.pixels import clip_pixels
 from segagent.mllm.qwen_network import QwenConfig, QwenNetwork, file_tensors, from_file_tensors
 from segagent.mllm.qwen_tokenizer import QwenTokenizer
-from segagent.mllm.weights import fill, read_tensors, write_folder
+from segagent.mllm.weights import fill, read_tensors, unsound_values_told, write_folder
 
 
 def _check_ids(config: QwenConfig, tokenizer: QwenTokenizer, where: str | Path) -> None:
@@ -74,11 +74,12 @@ class QwenVLChat(LocalMLLM):
         """
         path = Path(path)
         values = read_config(path)
-        config = QwenConfig.from_file(values, str(path / "config.json"))
+        with unsound_values_told(path):
+            config = QwenConfig.from_file(values, str(path / "config.json"))
         tokenizer = QwenTokenizer.load(path)
         _check_ids(config, tokenizer, path)
         placed = torch_device(device)
-        with torch.device("meta"):
+        with unsound_values_told(path), torch.device("meta"):
             network = QwenNetwork(config)
         fill(
             network, from_file_tensors(read_tensors(path)), where=path, device=placed, dtype=torch_dtype(dtype, placed)

@@ -23,7 +23,7 @@ from segagent.mllm.choices import ChoiceTree
 from segagent.mllm.sampling import Sampled
 from segagent.mllm.vlm_checkpoint import copy_preprocessing, find_checkpoint, load_config, load_network
 from segagent.mllm.vlm_decoding import decode
-from segagent.mllm.vlm_processor import ImageBounds, load_processor, seen_size
+from segagent.mllm.vlm_processor import ImageBounds, load_processor, reads_any_size, seen_size
 from segagent.types import RefusedError
 
 _CONTEXT = 16  # tokens of the prompt that are decoded with a reply, so that spaces at the seam come out right
@@ -96,6 +96,7 @@ class TransformersVLM:
         text_config = config.get_text_config(decoder=True)
         self.max_length = max_length or getattr(text_config, "max_position_embeddings", None) or 2**31
         self._end_ids = self._read_end_ids()
+        self._marks = self._read_marks()
         self._form = self._read_answer_form()
         self._trees: dict[tuple[str, ...], ChoiceTree] = {}
 
@@ -138,6 +139,13 @@ class TransformersVLM:
             raise ValueError(f"{self.path}: neither generation_config.json nor the tokenizer names an end token")
         return ends
 
+    def _read_marks(self) -> list[str]:
+        """What no description may hold: special tokens, and those that end a reply."""
+        tokenizer = self.processor.tokenizer
+        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        ends = tokenizer.convert_ids_to_tokens(sorted(self._end_ids))
+        return sorted({mark for mark in (*special, *ends) if mark})
+
     def _read_answer_form(self) -> _AnswerForm:
         """Asks the template how it continues a prompt with a probe."""
         tokenizer = self.processor.tokenizer
@@ -167,11 +175,14 @@ class TransformersVLM:
                 f"the prompt {observation.prompt[:80]!r} holds {self.processor.image_token!r}, which stands for a "
                 "picture in this model; change the description"
             )
-        ends = self.processor.tokenizer.convert_ids_to_tokens(sorted(self._end_ids))
-        if found := [end for end in ends if end and end in observation.system + observation.prompt]:
+        if found := [mark for mark in self._marks if mark in observation.system + observation.prompt]:
             raise RefusedError(
-                f"the prompt {observation.prompt[:80]!r} holds {found[0]!r}, which ends a turn; change the description"
+                f"the prompt {observation.prompt[:80]!r} holds {found[0]!r}, which is a mark of this model's own, as "
+                "of turns and pictures; change the description"
             )
+        if reads_any_size(self.processor.image_processor):
+            height, width = observation.image.shape[:2]
+            self.seen_size(width=width, height=height)  # refuses what cannot be resized
         return text
 
     # --- tensors ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 from transformers.utils import cached_file
 
 from segagent.devices import torch_device, warn_if_slow
-from segagent.mllm.parts import NOT_QUANTIZED
+from segagent.mllm.parts import NOT_QUANTIZED, part_of
 
 _ADAPTER = "adapter_config.json"
 _SMALL = (".json", ".jinja", ".txt", ".model")
 _OF_NETWORK = ("config.json", "generation_config.json", _ADAPTER, "segagent.json")
+_LAYER = re.compile(r"\blayers\.\d+\.(?!.*\binv_freq$)")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -160,6 +162,13 @@ def load_network(
                 f"{checkpoint.base}: {len(keys)} weights do not fit config.json ({problem}, such as {keys[0]}); "
                 "the checkpoint is incomplete or of another model"
             )
+    unused = report.get("unexpected_keys") or ()
+    over = sorted(key for key in unused if _LAYER.search(key) and part_of(key) == "language")
+    if over:
+        raise ValueError(
+            f"{checkpoint.base}: config.json leaves out {len(over)} weights of the language model, such as {over[0]}; "
+            "it is of another model"
+        )
     if checkpoint.adapter is not None:
         if merge_adapter and quantization != "none":
             raise ValueError("merge_adapter=true would round the adapter to the quantized weights: set it to false")

@@ -67,6 +67,9 @@ def load_processor(checkpoint: Checkpoint, config: PreTrainedConfig, bounds: Ima
     except (AttributeError, TypeError, ImportError) as error:
         raise ValueError(f"{checkpoint.base}: tokenizer or processor files do not fit the model ({error})") from None
     _check_image_token(processor, config, checkpoint)
+    if hasattr(image_processor, "image_grid_pinpoints") and getattr(config, "image_grid_pinpoints", None):
+        # The network works out a picture's grid once more, from its own list, which a training may have shortened.
+        image_processor.image_grid_pinpoints = [list(grid) for grid in config.image_grid_pinpoints]
     _set_bounds(image_processor, config, bounds)
     return processor
 
@@ -122,14 +125,14 @@ def _check_image_token(processor: ProcessorMixin, config: PreTrainedConfig, chec
 # --- sizes ----------------------------------------------------------------------------------------------------------
 
 
-def _reads_any_size(image_processor: Any) -> bool:
+def reads_any_size(image_processor: Any) -> bool:
     """Whether pictures keep their own size within bounds of their area (Qwen2-VL and its successors)."""
     return hasattr(image_processor, "merge_size") and hasattr(image_processor, "temporal_patch_size")
 
 
 def _set_bounds(image_processor: Any, config: PreTrainedConfig, bounds: ImageBounds) -> None:
     if bounds.min_pixels is not None or bounds.max_pixels is not None:
-        if not _reads_any_size(image_processor):
+        if not reads_any_size(image_processor):
             raise _no_such_bound("min_pixels and max_pixels", "longest_side or max_tiles")
         _set_pixels(image_processor, bounds)
     if bounds.longest_side is not None:
@@ -182,7 +185,7 @@ def seen_size(image_processor: Any, *, width: int, height: int) -> tuple[int, in
 
     Raises `ValueError` for a family that shows it in several sizes (tiles and an overview) or cuts its sides off.
     """
-    if _reads_any_size(image_processor):
+    if reads_any_size(image_processor):
         return bounded_size(
             width=width,
             height=height,

@@ -13,16 +13,29 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 _UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, AttributeError)
+# Of a decoder nothing may be left over but what it counts anew.
+_LAYER = re.compile(r"language\.model\.layers\.\d+\.(?!.*\binv_freq$)")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
+
+
+@contextmanager
+def unsound_values_told(path: Path) -> Iterator[None]:
+    """What networks raise of values in `config.json` that no check foresaw -> `ValueError` naming the file."""
+    try:
+        yield
+    except (TypeError, AttributeError, ZeroDivisionError, StrictDataclassError) as error:
+        raise ValueError(f"{path / 'config.json'}: has a value that cannot be ({str(error).splitlines()[0]})") from None
 
 
 def weight_files(folder: str | Path) -> list[Path]:
@@ -89,7 +102,7 @@ def fill(
     (None: as stored).
 
     Returns the keys it has no use for, and reports them. Raises `ValueError` naming the first tensor that is missing or
-    has another shape.
+    has another shape, and for weights of a decoder's layers that are left over.
     """
     expected = {name: parameter.shape for name, parameter in network.named_parameters(remove_duplicate=False)}
     trained = {name: parameter.requires_grad for name, parameter in network.named_parameters(remove_duplicate=False)}
@@ -115,6 +128,12 @@ def fill(
     if left:
         raise ValueError(
             f"{where}: {len(left)} tensors are missing, the first is {min(left)}; is this the whole model?"
+        )
+    layers = [name for name in unused if _LAYER.match(name)]
+    if layers:
+        raise ValueError(
+            f"{where}: config.json leaves out {len(layers)} weights of the decoder, such as {layers[0]}; it is of "
+            "another model"
         )
     if unused:
         logger.info("%s: %d tensors are not used here and were skipped: %s", where, len(unused), summary(unused))

@@ -44,6 +44,7 @@ _RENAMES = [
 _PERCEPTRON = re.compile(
     r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head)\.)layers\.(\d+)\.(.+)$"
 )
+_BLOCK = re.compile(r"(vision_encoder|mask_decoder)\..*\b(layers|blocks)\.\d+\.")  # none may be left over
 _POSITIONS = "shared_image_embedding.positional_embedding"
 
 
@@ -182,4 +183,7 @@ def load_folder(path: str | Path, network_class: type[PreTrainedModel], model_ty
         raise ValueError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
     if notes["missing_keys"]:
         raise ValueError(f"{path}: lacks {min(notes['missing_keys'])}, which {network_class.__name__} needs")
+    over = sorted(key for key in notes["unexpected_keys"] if _BLOCK.match(key))
+    if over:
+        raise ValueError(f"{path}: config.json leaves out {over[0]}: it is of another model than the weights")
     return network.eval()

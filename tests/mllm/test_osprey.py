@@ -175,6 +175,23 @@ def test_folders_that_cannot_be_loaded_say_what_is_wrong(folders, tmp_path):
     save_file(weights, tmp_path / "partial" / "model.safetensors")
     with pytest.raises(ValueError, match=r"1 tensors are missing, the first is projector.0.bias"):
         Osprey.from_checkpoint(tmp_path / "partial", device="cpu")
+    content = json.loads((broken("other") / "config.json").read_text())
+    for change, message in (
+        ({"num_hidden_layers": 1}, r"config.json leaves out \d+ weights of the decoder, such as .*layers\.1\."),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, r"rope_scaling=.*; only rope_scaling=None was released"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, r"rope_type=yarn; only rope_type=default"),
+        ({"hidden_act": "gelu"}, "hidden_act=gelu; only hidden_act=silu"),
+        ({"attention_bias": True}, "attention_bias=True; only attention_bias=False"),
+        ({"num_attention_heads": 0}, r"config.json: has a value that cannot be"),
+        ({"hidden_size": None}, r"config.json: has a value that cannot be"),
+    ):
+        (tmp_path / "other" / "config.json").write_text(json.dumps(content | change))
+        with pytest.raises(ValueError, match=message):
+            Osprey.from_checkpoint(tmp_path / "other", device="cpu")
+    content.pop("rope_theta", None)
+    content["rope_parameters"] = {"rope_type": "default", "rope_theta": 5e5}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(content))
+    assert Osprey.from_checkpoint(tmp_path / "other", device="cpu").network.config.rope_theta == 5e5
 
 
 # --- nano ---------------------------------------------------------------------------------------------------------

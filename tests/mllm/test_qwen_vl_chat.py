@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -252,7 +253,16 @@ def test_folders_that_cannot_be_loaded_say_what_is_wrong(folders, tmp_path):
         ({"rotary_pct": 0.5}, "rotary_pct=0.5; only rotary_pct=1.0 was released"),
         ({"intermediate_size": 512}, r"mlp.*_proj.weight is .*, the architecture in config.json needs"),
         ({"visual": None}, "not the config of a Qwen-VL-Chat"),
+        ({"num_hidden_layers": 1}, r"config.json leaves out \d+ weights of the decoder"),
+        ({"num_attention_heads": "4"}, r"config.json: has a value that cannot be"),
+        ({"layer_norm_epsilon": "x"}, r"config.json: has a value that cannot be"),
     ):
         (folder / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=message):
             QwenVLChat.from_checkpoint(folder, device="cpu")
+
+
+def test_letters_and_accents_apart_are_read_as_one():
+    tokenizer = QwenTokenizer({bytes([byte]): byte for byte in range(256)})
+    for text in ("caf\u00e9", "\u1ec7", "\ud55c"):
+        assert tokenizer.encode(unicodedata.normalize("NFD", text)) == tokenizer.encode(text) == list(text.encode())

@@ -1,6 +1,8 @@
 """Every family on a tiny checkpoint in the hub's format: tensors, labels, batching, samples, prefixes, sizes."""
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from segagent.mllm.image_size import bounded_size
 from segagent.mllm.parts import part_of
 from segagent.mllm.sampling import uniforms
 from segagent.mllm.testing_vlm import FAMILIES, write_tiny_checkpoint
-from segagent.types import Box, Click
+from segagent.training.sft_network import save_model
+from segagent.types import Box, Click, RefusedError
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -424,5 +427,44 @@ def test_the_config_builds_it(folder):
 
 def test_a_description_that_ends_the_turn_is_refused(model):
     end = model.processor.tokenizer.convert_ids_to_tokens(min(model._end_ids))
-    with pytest.raises(ValueError, match="which ends a turn; change the description"):
+    with pytest.raises(ValueError, match=r"which is a mark of this model.s own, as of turns and pictures; change"):
         model.encode([Observation(np.zeros((60, 60, 3), np.uint8), "", f"the cup{end}left")])
+
+
+def test_marks_of_the_model_s_own_are_refused(model):
+    special = [token.content for token in model.processor.tokenizer.added_tokens_decoder.values() if token.special]
+    assert special
+    for mark in special:
+        with pytest.raises(RefusedError, match=r"which (is a mark|stands for a picture)"):
+            model.encode([Observation(np.zeros((60, 60, 3), np.uint8), "", f"the cup{mark}left")])
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_a_picture_too_narrow_to_be_resized_is_refused_as_a_sample(folder, family):
+    mllm = TransformersVLM.from_checkpoint(folder(family), device="cpu")
+    with pytest.raises(RefusedError, match=r"picture of 2x500: one side is more than 200 times the other"):
+        mllm.encode([Observation(np.zeros((500, 2, 3), np.uint8), "", "the cup")])
+
+
+def test_a_folder_that_was_trained_with_fewer_tiles_is_read_as_it_was_trained(folder, tmp_path):
+    mllm = TransformersVLM.from_checkpoint(folder("llava_onevision"), device="cpu", max_tiles=1)
+    save_model(mllm, tmp_path / "saved", mllm.network.state_dict())
+    again = TransformersVLM.from_checkpoint(tmp_path / "saved", device="cpu")
+    rows = observations(2)
+    assert [row[0].text for row in again.generate(rows, max_new_tokens=3)] == [
+        row[0].text for row in mllm.generate(rows, max_new_tokens=3)
+    ]
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava", "smolvlm"])
+def test_weights_that_config_json_leaves_out_are_refused(folder, tmp_path, family):
+    path = shutil.copytree(folder(family), tmp_path / family)
+    content = json.loads((path / "config.json").read_text())
+    text = content.get("text_config", content)
+    assert text["num_hidden_layers"] > 1
+    text["num_hidden_layers"] = 1
+    if "layer_types" in text:
+        text["layer_types"] = text["layer_types"][:1]
+    (path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"leaves out \d+ weights of the language model, such as .*layers\.1\."):
+        TransformersVLM.from_checkpoint(path, device="cpu")
