@@ -8,6 +8,7 @@ python eval_result_iou.py --input_json pred_refcoco+_val.json --eval_all_splits 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -64,11 +65,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def protocol_of(options: argparse.Namespace, path: Path) -> str:
-    """The protocol that --protocol and --click_id name together, or that of the file at `path` where they name none.
+def protocol_of(options: argparse.Namespace, first: dict | None) -> str:
+    """The protocol that --protocol and --click_id name together, or that of the first record where they name none.
     Raises `ValueError` when they contradict."""
     if options.click_id is None and options.protocol is None:
-        return own_protocol(read_predictions(path))
+        return own_protocol(first)
     if options.click_id is None or options.protocol == "official":
         return options.protocol
     if options.protocol not in (None, "final"):
@@ -89,11 +90,13 @@ def score_file(path: Path, options: argparse.Namespace) -> tuple[Scores, dict[st
         )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the predictions file in it")
-    protocol = protocol_of(options, path)
-    if protocol == "official" and path.is_file():
+    if options.protocol == "official" and path.is_file():
         # Old rows must not outlive a run that fails; the released scorer leaves the bare header too.
         write_official(path, [], "", options.click_id)
-    records = read_predictions(path)
+    records = iter(read_predictions(path))
+    first = next(records, None)
+    records = records if first is None else itertools.chain([first], records)
+    protocol = protocol_of(options, first)
     if protocol == "official" and options.click_id is None and not options.visualize:
         records = keep_scored(records)
     scores = score(
@@ -129,7 +132,7 @@ def score_officially(path: Path, scores: Scores, click_id: int | None) -> dict[s
     except (IndexError, TypeError) as error:  # kinds that the released scorer dies of; here they carry a sentence
         raise ValueError(f"{path}: {error}") from None
     write_official(path, result.rows, result.text, click_id)
-    metrics = scores.official_metrics(click_id)
+    metrics = scores.official_metrics(result, click_id)
     print(f"{path}  (protocol official, click_id {click_id})")
     print(result.text, end="")
     print(f"samples: {metrics['n']} of {len(scores)}; dropped without a mask: {metrics['n_dropped']}")

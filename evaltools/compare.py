@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 import sys
 from collections import Counter
@@ -53,12 +54,14 @@ def caption_of(record: dict) -> str:
 
 def read_run(path: str, protocol: str | None) -> tuple[Scores, list[str]]:
     """(scores, key of each sample) of a predictions file, in one pass. protocol: None for the file's own."""
-    protocol = protocol or own_protocol(read_predictions(path))
     keys: list[str] = []
     seen: Counter[str] = Counter()
+    records = iter(read_predictions(path))
+    first = next(records, None)
+    protocol = protocol or own_protocol(first)
 
     def noted() -> Any:
-        for record in read_predictions(path):
+        for record in records if first is None else itertools.chain([first], records):
             if "img_path" in record:  # a record without it is refused by the scorer, by name
                 key = key_of(record)
                 seen[key] += 1

@@ -50,11 +50,13 @@ def _compare_types(given: Any, default: Any, key: str) -> None:
         for name in given.keys() & default.keys():
             _compare_types(given[name], default[name], f"{key}.{name}" if key else str(name))
     elif default == "???":
-        if given is None:
+        if given is None and key == "out":  # what else has no default may be null: data.trajectories
             raise ValueError(f"{key}: not given; say {key}=... (--help lists all settings)")
     elif not (isinstance(given, (dict, list)) or (isinstance(default, str) and "${" in default)):
         wanted = _WANTED.get(type(default))
-        if wanted is not None and type(given) not in wanted[0]:
+        whole = isinstance(default, int) and isinstance(given, float) and given.is_integer()  # 4e9
+        number = key.rpartition(".")[2] == "device" and type(given) is int  # of a GPU
+        if wanted is not None and type(given) not in wanted[0] and not (whole or number):
             raise ValueError(f"{key}={given!r}: {wanted[1]}, such as {OmegaConf.to_yaml([default])[2:].strip()}")
 
 

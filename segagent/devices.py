@@ -39,7 +39,9 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def _has_instructions(dtype: torch.dtype) -> bool:
-    return any(torch.cpu.get_capabilities().get(name, False) for name in _INSTRUCTIONS[dtype])
+    # Without oneDNN, as in torch for macOS, instructions are there and not used.
+    capable = torch.cpu.get_capabilities() if torch.backends.mkldnn.is_available() else {}
+    return any(capable.get(name, False) for name in _INSTRUCTIONS[dtype])
 
 
 def warn_if_slow(device: torch.device, dtype: torch.dtype, setting: str) -> None:

@@ -28,7 +28,7 @@ from segagent.mllm.families import family_of
 RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device", "engine", "on_error")
 # Last words of keys that name files, folders and samples: what looks like a number is a name there, too.
 _NAMES = {"out", "images", "input", "sample", "masks", "coco", "truth", "texts", "trajectories", "page", "path", "root"}
-_NAMES |= {"annotations"}
+_NAMES |= {"annotations", "official_out", "calibration_out", "init_from", "cache", "void_masks", "base", "start"}
 # Settings of a network that may differ wherever `device` may: its own pace and memory.
 _OF_DEVICE = ("device", "max_batch", "embed_batch", "memory_bytes", "cache_bytes")
 
@@ -274,6 +274,6 @@ def write_text(path: Path, text: str) -> None:
         # Half of a surrogate pair, as a cut emoji leaves it, becomes \udXXX, which JSON reads back.
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
-    except (OSError, ValueError):  # no room, or a text that UTF-8 cannot write
+    except OSError:  # no room
         partial.unlink(missing_ok=True)
         raise

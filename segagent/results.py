@@ -62,7 +62,7 @@ def write_metrics(
 
 def protocol_of(lines: Path) -> str:
     """The protocol that a trajectory file is scored by when nobody says."""
-    return own_protocol(map(prediction_record, read_trajectories(lines)))
+    return own_protocol(next(map(prediction_record, read_trajectories(lines)), None))
 
 
 def with_hit_rates(counts: dict[str, int]) -> dict[str, float]:

@@ -50,6 +50,7 @@ def test_precisions_are_named_and_float16_is_for_cuda():
 )
 def test_auto_is_bfloat16_where_a_cpu_has_instructions_for_it(capability, computes, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     cpu = torch.device("cpu")
     assert computes_bfloat16(cpu) is computes
     assert chosen_precision(cpu, "auto") == ("bfloat16" if computes else "float32")

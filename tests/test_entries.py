@@ -432,6 +432,8 @@ def test_settings_of_another_type_than_the_default_are_refused(entry, given, mes
         ("evaluate", ["data=coco", "data.annotations=a.json", "data.images=d", "data.limit=3", "policy=oracle"]),
         ("evaluate", ["search.stop_reward=0.9", "segmenter=graphcut", "seed=3", "report=false", "data.limit=null"]),
         ("train", ["train=paper_qwen", "train.epochs=0.5", "train.steps=null", "train.lr=1"]),
+        ("train", ["data.trajectories=null", "generated.share=1", "device=0"]),
+        ("evaluate", ["segmenter=sam", "segmenter.path=x", "segmenter.cache_bytes=4e9"]),
         ("tables", ["parts=[table1]", "training.steps=3", "hard_limit=null"]),
     ],
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +72,12 @@ def _check_entries(entries: Any, keys: tuple[str, ...], where: str) -> None:
         missing = [key for key in keys if key not in entry]
         if missing:
             raise ValueError(f"{where} {entry.get('id', f'number {number}')}: key {missing[0]!r} is missing")
-    twice = [key for key, count in Counter(json.dumps(entry["id"]) for entry in entries).items() if count > 1]
-    if twice:
-        raise ValueError(f"{where} id {twice[0]} is there twice; ids must be unique")
+    known: dict[str, dict] = {}
+    for entry in entries:
+        name = json.dumps(entry["id"])
+        # Pictures and categories are there again, and the same, in files put together.
+        if known.setdefault(name, entry) != entry or ("segmentation" in keys and known[name] is not entry):
+            raise ValueError(f"{where} id {name} is there twice; ids must be unique")
 
 
 def _with_file_name(entry: dict, path: Path) -> dict:

@@ -117,12 +117,13 @@ def load_label_map(path: str | Path) -> np.ndarray:
     if image.mode == "1":
         image = image.convert("L")
     unseen = None
+    if image.mode in ("RGBA", "LA") or (image.mode in ("L", "P", "RGB") and "transparency" in image.info):
+        unseen = np.asarray(image.convert("RGBA").getchannel("A")) == 0
     if image.mode in ("RGBA", "LA"):
-        unseen = np.asarray(image.getchannel("A")) == 0
         image = image.convert("RGB")
     labels = np.asarray(image)
     if unseen is not None:
-        labels = np.where(unseen[:, :, None], 0, labels)
+        labels = np.where(unseen if labels.ndim == 2 else unseen[:, :, None], 0, labels)
     if labels.ndim == 3:
         if (labels != labels[:, :, :1]).any():
             raise ValueError(f"{path}: a colour picture where a mask was expected; save it as grey or palette PNG")

@@ -59,7 +59,7 @@ class RolloutEngine(Protocol):
     def roll_out(self, work: RolloutWork, out: Path, shard: str = "0/1", resume: bool = True) -> RunSummary:
         """Appends to `out` (JSONL) what it lacks of a shard (`i/n`, see `run.shard_indices`) of the work.
 
-        Without `resume` the file is begun anew.
+        Without `resume` it must be new, or empty.
         The trajectories stand in the order of the samples, and at every moment `out` is a prefix of the finished file.
         A sample that cannot be loaded or begun, or is refused by the policy, stops it (`ValueError`) once those before
         it are written, or is left out and reported with `work.on_error=skip`. Raises `ValueError` for unsound input,
@@ -77,7 +77,7 @@ def run_config(config: DictConfig, rules: DictConfig, out: str | Path, title: st
     """Rolls out into the JSONL file `out` as an entry's settings say; returns the dataset too.
 
     config: has data, policy, segmenter, engine, init, batch_size, shard, seed, resume, on_error, record_seconds.
-    Without `resume` the file is begun anew. rules: see `RolloutWork`. Raises what engine and constructors raise.
+    Without `resume` it must be new, or empty. rules: see `RolloutWork`. Raises what engine and constructors raise.
     """
     work = work_of(config, rules, title)
     summary = roll_out(config, work, Path(out))

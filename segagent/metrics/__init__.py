@@ -66,7 +66,7 @@ class Scores:
         """
         protocol = protocol or self.protocol
         if protocol == "official":
-            return self.official_metrics()
+            return self.official_metrics(self.official())
         if not len(self):
             raise ValueError("no record to score: the list of predictions is empty")
         values = {"protocol": protocol} | self._means(protocol) | self._counts()
@@ -115,9 +115,8 @@ class Scores:
             "n_null_target": int(self.counted.null_target.sum()),
         }
 
-    def official_metrics(self, click_id: int | None = None) -> dict[str, Any]:
-        """The released scorer's two numbers (exceptions: `score_official`), and counts."""
-        result = self.official(click_id)
+    def official_metrics(self, result: OfficialScore, click_id: int | None = None) -> dict[str, Any]:
+        """The released scorer's two numbers, and counts. result: `official(click_id)`."""
         dropped = int((result.chosen < 0).sum())
         return {
             "protocol": "official",

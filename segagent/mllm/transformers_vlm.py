@@ -27,6 +27,8 @@ from segagent.mllm.vlm_processor import ImageBounds, load_processor, reads_any_s
 from segagent.types import RefusedError
 
 _CONTEXT = 16  # tokens of the prompt that are decoded with a reply, so that spaces at the seam come out right
+# Special tokens of some models that a dialogue itself may speak; they open neither a turn nor a picture.
+_SPOKEN = ("<ref>", "</ref>", "<box>", "</box>")
 _PROBE = "0probe0"
 
 
@@ -144,7 +146,7 @@ class TransformersVLM:
         tokenizer = self.processor.tokenizer
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         ends = tokenizer.convert_ids_to_tokens(sorted(self._end_ids))
-        return sorted({mark for mark in (*special, *ends) if mark})
+        return sorted({mark for mark in (*special, *ends) if mark and mark not in _SPOKEN})
 
     def _read_answer_form(self) -> _AnswerForm:
         """Asks the template how it continues a prompt with a probe."""

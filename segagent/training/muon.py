@@ -60,8 +60,10 @@ class Muon(torch.optim.Optimizer):
     def _move(self, weight: Tensor, rate: float, decay: float) -> None:
         state = self.state[weight]
         if not state:
-            state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"].lerp_(weight.grad, 1 - _MOMENTUM)
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        # Checkpoints of torch's Muon hold it as a matrix.
+        momentum = state["momentum_buffer"] = state["momentum_buffer"].view_as(weight)
+        momentum.lerp_(weight.grad, 1 - _MOMENTUM)
         matrix = weight.grad.lerp(momentum, _MOMENTUM).flatten(1)
         # Liu et al., section 2.2: entries of an orthogonal matrix are small, those of an update of AdamW 0.2 to 0.4.
         length = 0.2 * max(matrix.shape) ** 0.5

@@ -55,6 +55,10 @@ def folder(tmp_path):
     return write
 
 
+def test_a_picture_that_is_listed_twice_alike_is_one(folder):
+    assert len(Coco(**folder(lambda c: c["images"].append(dict(c["images"][0]))))) == len(Coco(**folder()))
+
+
 def test_crowd_regions_can_be_left_out_altogether(folder):
     data = Coco(**folder(), crowd="leave_out")
     assert [data.sample_id(k) for k in range(len(data))] == ["10", "11", "12"]

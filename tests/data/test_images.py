@@ -136,5 +136,9 @@ def test_what_is_transparent_in_a_mask_is_nothing(tmp_path):
     white = np.full((4, 6), 255, np.uint8)
     Image.fromarray(np.dstack([white, white, white, alpha])).save(tmp_path / "rgba.png")
     Image.fromarray(np.dstack([white, alpha]), "LA").save(tmp_path / "la.png")
-    for name in ("rgba", "la"):
+    indices = Image.fromarray(np.where(alpha > 0, 255, 7).astype(np.uint8), "P")
+    indices.putpalette([value for value in range(256) for _ in range(3)])
+    indices.save(tmp_path / "p.png", transparency=7)
+    Image.fromarray(np.where(alpha > 0, 255, 7).astype(np.uint8)).save(tmp_path / "l.png", transparency=7)
+    for name in ("rgba", "la", "p", "l"):
         assert np.array_equal(load_label_map(tmp_path / f"{name}.png"), alpha)

@@ -70,6 +70,22 @@ def test_an_update_is_that_of_torch_in_the_precision_of_the_device(shape, rounde
     assert (apart == 0) if rounded else (0 < apart < 0.02)
 
 
+def test_a_state_of_torchs_own_is_gone_on_with():
+    torch.manual_seed(0)
+    convolution = torch.nn.Parameter(torch.randn(6, 4, 3, 3))
+    matrix = torch.nn.Parameter(convolution.detach().flatten(1).clone())
+    theirs = torch.optim.Muon([matrix], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    matrix.grad = torch.randn(6, 36)
+    theirs.step()
+    ours = Muon([{"params": [convolution], "weight_decay": 0.0}], lr=0.1)
+    ours.load_state_dict({**ours.state_dict(), "state": theirs.state_dict()["state"]})
+    convolution.grad = torch.zeros(6, 4, 3, 3)
+    before = convolution.detach().clone()
+    ours.step()
+    kept = ours.state[convolution]["momentum_buffer"]
+    assert torch.allclose(kept.flatten(1), 0.95 * 0.05 * matrix.grad) and not torch.equal(convolution, before)
+
+
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40)])
 def test_in_float32_singular_values_end_near_one(shape, monkeypatch):
     monkeypatch.setattr(muon, "computes_bfloat16", lambda device: False)

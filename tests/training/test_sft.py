@@ -33,7 +33,6 @@ import os, sys, torch
 sys.path[:0] = [{here!r}]
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from torch.distributed.checkpoint.api import CheckpointException
 from accelerate.utils import DistributedType
 from sft_run import SftParts
 torch.set_num_threads(1)

@@ -35,7 +35,7 @@ class LabelMeFolder:
     holds = ("texts", "categories")
 
     def __init__(self, *, path: str, images: str | None = None) -> None:
-        self.path, self.images = Path(path), Path(path if images is None else images)
+        self.path, self.images, self.given = Path(path), Path(path if images is None else images), images is not None
 
     def read(self) -> Iterator[Trajectory]:
         found = sorted(self.path.glob("*.json")) if self.path.is_dir() else []
@@ -54,16 +54,17 @@ class LabelMeFolder:
                 raise ValueError(f"{path}: not JSON ({error})") from None
 
     def _picture(self, named: str, path: Path) -> str:
-        """`imagePath` of a file -> path below `images`. Raises `ValueError` where it leads elsewhere."""
+        """`imagePath` of a file -> path below `images`: what it means where that is there, else the file of that path,
+        or that name, below `images`. Raises `ValueError` where `images` has none of them and it leads elsewhere."""
         named = named.replace("\\", "/")
         root, place = (Path(os.path.abspath(there)) for there in (self.images, path.parent / named))
-        if place.is_relative_to(root):
-            return place.relative_to(root).as_posix()
-        inside = [name for name in (named, Path(named).name) if ".." not in Path(name).parts]
-        inside = [name for name in inside if not Path(name).is_absolute() and (root / name).is_file()]
-        if not inside:
-            raise ValueError(f"{path}: imagePath {named!r} is not below {self.images}; say images=DIR of the pictures")
-        return inside[0]
+        means = [place.relative_to(root).as_posix()] if place.is_relative_to(root) else []
+        below = [name for name in (named, Path(named).name) if not ({".."} & set(Path(name).parts) or ":" in name)]
+        below = [name for name in below if not Path(name).is_absolute()]
+        there = [name for name in (*means, *below) if (root / name).is_file()]
+        if not there and not means and self.given:
+            raise ValueError(f"{path}: imagePath {named!r} is not below {self.images} (images=DIR, of the pictures)")
+        return [*there, *means, Path(named).name][0]
 
     def write(self, trajectories: Iterable[Trajectory]) -> int:
         groups = group_by_picture(trajectories)

@@ -157,14 +157,24 @@ def test_labelme_of_others(tmp_path):
     ]
     (folder / "a.json").write_text(json.dumps(content))
     (folder / "._a.json").write_bytes(b"\x00\xff of macOS")
-    with pytest.raises(ValueError, match=r"a.json: imagePath '../x/a.jpg' is not below .*labels; say images=DIR"):
-        list(fmt("labelme", folder).read())
+    assert [made.image_name for made in fmt("labelme", folder).read()] == ["a.jpg"] * 2, "no pictures are needed"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"a.json: imagePath '../x/a.jpg' is not below .*empty \(images=DIR"):
+        list(fmt("labelme", folder, images=str(tmp_path / "empty")).read())
     one, other = fmt("labelme", folder, images=str(tmp_path)).read()
     assert (decode_rle(one.target) == block()).all() and one.target == other.target
     assert (one.text, one.image_name) == ("cup", "x/a.jpg")
     (tmp_path / "moved").mkdir()
     (tmp_path / "moved" / "a.jpg").write_bytes(b"")
-    assert [made.image_name for made in fmt("labelme", folder, images=str(tmp_path / "moved")).read()] == ["a.jpg"] * 2
+    for named in ("../x/a.jpg", "a.jpg", "/home/me/a.jpg", "C:\\Users\\me\\a.jpg"):
+        (folder / "a.json").write_text(json.dumps(content | {"imagePath": named}))
+        found = fmt("labelme", folder, images=str(tmp_path / "moved")).read()
+        assert [made.image_name for made in found] == ["a.jpg"] * 2, named
+    inner = tmp_path / "moved" / "labels"
+    inner.mkdir()
+    (inner / "a.json").write_text(json.dumps(content | {"imagePath": "a.jpg"}))
+    found = fmt("labelme", inner, images=str(tmp_path / "moved")).read()
+    assert [made.image_name for made in found] == ["a.jpg"] * 2, "the one that is there"
     for changes, message in (
         ({"shape_type": "line"}, "shape 0: shape_type 'line' has no area"),
         ({"points": [[1, 2], [3, 4]], "shape_type": "polygon"}, "shape 0: broken .a polygon with 4 numbers"),
