@@ -4,7 +4,7 @@
 # The tower of the policy; trajectories of the simulated annotator with the segmenter that ships; the policy, in two stages.
 # OUT: a folder (runs/nano). With `all` a click segmenter is trained first, and takes the place of the one that ships.
 # SHARE (0.1): of all steps and samples. 0.1 takes under three hours on 2 cores, see docs/training.md; 1 takes ten times as
-# long; 0.001 tries every stage in a few minutes. Killed and started again, it goes on where it was.
+# long; 0.0003 tries every stage in a few minutes. Killed and started again, it goes on where it was.
 set -eu
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 out="${1:-$ROOT/runs/nano}"
@@ -13,8 +13,10 @@ cd "$ROOT"
 share="${3:-0.1}"
 [[ "$share" =~ ^(0?\.[0-9]*[1-9][0-9]*|1|1\.0*)$ ]] || fail "$share: give the share of steps and samples, above 0 and at most 1"
 
-# A number of steps or samples, at that share.
-some() { awk -v number="$1" -v share="$share" 'BEGIN { n = int(number * share + 0.5); print (n < 2 ? 2 : n) }'; }
+# A number of steps or samples, at that share; NUMBER [LEAST].
+some() {
+  awk -v number="$1" -v share="$share" -v least="${2:-2}" 'BEGIN { n = int(number * share + 0.5); print (n < least ? least : n) }'
+}
 
 segmenter=(segmenter=simpleclick_nano)
 case "${2:-policy}" in
@@ -30,7 +32,7 @@ esac
 "$PYTHON" scripts/pretrain_tower.py threads=1 "train.steps=$(some 16000)" "train.warmup=$(some 1000)" \
   "out=\"$out/tower\"" resume=true  # the other core draws the pictures
 # The annotator's work from nothing, and from masks of every quality: those of random points in the targets' boxes.
-states=(data=refshapes_mix data.datasets.short.split=train "data.limit=$(some 3000)" "${segmenter[@]}" batch_size=16
+states=(data=refshapes_mix data.datasets.short.split=train "data.limit=$(some 3000 4)" "${segmenter[@]}" batch_size=16
   resume=true)
 "$PYTHON" scripts/simulate.py "${states[@]}" simulate.max_clicks=6 simulate.tau_stop=0.95 "out=\"$out/empty.jsonl\""
 "$PYTHON" scripts/simulate.py "${states[@]}" simulate.max_clicks=2 simulate.tau_stop=null init=random_points \
