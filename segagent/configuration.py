@@ -47,8 +47,9 @@ def check_types(entry: str, overrides: Sequence[str], config: DictConfig) -> Non
 
 def _compare_types(given: Any, default: Any, key: str) -> None:
     if isinstance(given, dict) and isinstance(default, dict):
-        for name in given.keys() & default.keys():
-            _compare_types(given[name], default[name], f"{key}.{name}" if key else str(name))
+        for name in given:
+            if name in default:
+                _compare_types(given[name], default[name], f"{key}.{name}" if key else str(name))
     elif default == "???":
         if given is None and key == "out":  # what else has no default may be null: data.trajectories
             raise ValueError(f"{key}: not given; say {key}=... (--help lists all settings)")

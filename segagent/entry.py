@@ -204,9 +204,8 @@ def claim_output(
 
     data_file: where results stand while the run goes on. but: keys that a resumed run may change. grows: it is a
     trajectory file; an old one, of other settings, must not stand beside the new ones, and is set aside. resumable:
-    whether the command can go on from it. Raises
-    `ValueError` when it or `out` exists and neither `resume` nor `overwrite` is set, or when a resumed run has other
-    settings; `OSError` when the folder cannot be written.
+    whether the command can go on from it. Raises `ValueError` when it or `out` exists and neither `resume` nor
+    `overwrite` is set, or when a resumed run has other settings; `OSError` when the folder cannot be written.
     """
     config_file = beside(out, ".config.yaml")
     if config.resume and config.overwrite:

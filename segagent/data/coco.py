@@ -54,7 +54,7 @@ def read_instances(path: Path) -> dict:
     if missing:
         raise ValueError(f"{path}: key {missing[0]!r} is missing: not a COCO instances file")
     _check_entries(content["images"], ("id",), f"{path}: image")
-    _check_entries(content["annotations"], ("id", "image_id", "segmentation"), f"{path}: annotation")
+    _check_entries(content["annotations"], ("id", "image_id", "segmentation"), f"{path}: annotation", repeats=False)
     _check_entries(content.get("categories", []), ("id", "name"), f"{path}: category")
     for entry in content["annotations"]:
         box = entry.get("bbox") or [0.0] * 4
@@ -63,7 +63,8 @@ def read_instances(path: Path) -> dict:
     return content | {"images": [_with_file_name(entry, path) for entry in content["images"]]}
 
 
-def _check_entries(entries: Any, keys: tuple[str, ...], where: str) -> None:
+def _check_entries(entries: Any, keys: tuple[str, ...], where: str, *, repeats: bool = True) -> None:
+    """repeats: whether an entry may be there again, word for word, as pictures are in files put together."""
     if not isinstance(entries, list):
         raise ValueError(f"{where}: expected a list of them")
     for number, entry in enumerate(entries):
@@ -75,8 +76,8 @@ def _check_entries(entries: Any, keys: tuple[str, ...], where: str) -> None:
     known: dict[str, dict] = {}
     for entry in entries:
         name = json.dumps(entry["id"])
-        # Pictures and categories are there again, and the same, in files put together.
-        if known.setdefault(name, entry) != entry or ("segmentation" in keys and known[name] is not entry):
+        first = known.setdefault(name, entry)
+        if first is not entry and not (repeats and first == entry):
             raise ValueError(f"{where} id {name} is there twice; ids must be unique")
 
 

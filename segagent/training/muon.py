@@ -25,7 +25,8 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """`[M, N]` -> about U V^T of its singular value decomposition U S V^T.
 
     Five Newton-Schulz iterations (Jordan et al., `newtonschulz5`), in bfloat16 where the device computes in it, else in
-    float32; returned as the type that came."""
+    float32; returned as the type that came.
+    """
     wide = matrix.bfloat16() if computes_bfloat16(matrix.device) else matrix.float()
     tall = matrix.shape[0] > matrix.shape[1]
     wide = wide.T if tall else wide
@@ -38,24 +39,18 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """With Nesterov momentum. params: groups of matrices and of convolutions `[C, C', k, k]`, which are taken as the
-    matrix `[C, C' * k * k]`; each with `weight_decay`, decoupled."""
+    """A part of `MuonAndAdamW`, with Nesterov momentum. params: groups of matrices, and of convolutions
+    `[C, C', k, k]`, which are taken as the matrix `[C, C' * k * k]`; each with `weight_decay`, decoupled."""
 
     def __init__(self, params: Sequence[dict], *, lr: float) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """closure: as in `torch.optim.Optimizer`."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self) -> None:
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
                     self._move(weight, group["lr"], group["weight_decay"])
-        return loss
 
     def _move(self, weight: Tensor, rate: float, decay: float) -> None:
         state = self.state[weight]

@@ -81,8 +81,9 @@ def prepare_network(mllm: MLLM, settings: SftSettings, device: torch.device | No
 def _is_of_one_type(network: nn.Module) -> bool:
     """Whether parts that are frozen must be float32 as soon as the word embeddings are: SmolVLM puts visual tokens, in
     the type of its first weight, among them."""
-    words = network.get_input_embeddings() if isinstance(network, PreTrainedModel) else None
-    return network.config.model_type == "smolvlm" and words.weight.requires_grad if words is not None else False
+    if not isinstance(network, PreTrainedModel) or network.config.model_type != "smolvlm":
+        return False
+    return network.get_input_embeddings().weight.requires_grad
 
 
 def _with_lora(mllm: MLLM, network: nn.Module, settings: SftSettings) -> nn.Module:

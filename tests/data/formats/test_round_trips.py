@@ -166,7 +166,7 @@ def test_labelme_of_others(tmp_path):
     assert (one.text, one.image_name) == ("cup", "x/a.jpg")
     (tmp_path / "moved").mkdir()
     (tmp_path / "moved" / "a.jpg").write_bytes(b"")
-    for named in ("../x/a.jpg", "a.jpg", "/home/me/a.jpg", "C:\\Users\\me\\a.jpg"):
+    for named in ("../x/a.jpg", "a.jpg", "/elsewhere/a.jpg", "C:\\elsewhere\\a.jpg"):
         (folder / "a.json").write_text(json.dumps(content | {"imagePath": named}))
         found = fmt("labelme", folder, images=str(tmp_path / "moved")).read()
         assert [made.image_name for made in found] == ["a.jpg"] * 2, named
