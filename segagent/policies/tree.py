@@ -165,12 +165,12 @@ class Tree(ABC):
             extras["pred_iou"] = line.reward
         if self.keep_candidates:
             extras["candidates"] = self.tried
-        on_line = line.number in last.path
-        ended, text = (last.state.end_reason, last.state.end_text) if on_line else (None, "")
+        # An end in another branch says nothing of this line.
+        reason, text = (last.state.end_reason, last.state.end_text) if line.number in last.path else (None, None)
+        if reason is None or self.end is EndReason.FINISHED:
+            reason = self.end or EndReason.NO_GAIN
         return line.state.replace(
-            end_reason=ended
-            if ended is not None and self.end is not EndReason.FINISHED
-            else self.end or EndReason.NO_GAIN,
+            end_reason=reason,
             end_text=text,
             extras=extras,
         )

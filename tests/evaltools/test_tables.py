@@ -13,6 +13,7 @@ from segagent.configuration import build, compose_config
 from segagent.data.predictions import read_predictions
 from segagent.entry import expand_checkpoints, git_hash
 from segagent.mllm.testing import write_nano
+from segagent.tables import judging
 from segagent.tables.arms import Arm, Interval, Run, ciou, gain, verdict
 from segagent.tables.cells import Cell, Cells, entry_module
 from segagent.tables.difficulty import _apart
@@ -269,6 +270,10 @@ def test_a_member_and_the_words_that_give_it(model):
     again = compose_config("evaluate", ["out=x", "device=cpu", *words])
     OmegaConf.resolve(again)
     assert again.mllm == config.mllm and build(again.mllm).dialogue == "nano"
+    added = compose_config("tables", ["mllm=endpoint", "mllm.path=X", "+mllm.extra.repetition_penalty=1.05", "out=x"])
+    words = member_words("mllm", added.mllm, added)
+    assert "++mllm.extra.repetition_penalty=1.05" in words
+    assert compose_config("evaluate", ["out=x", *words]).mllm.extra == added.mllm.extra
     for value in (None, True, 0.5, 3, "a b,[c]", 'it\'s "so"', "null", "7", [1, "x y"], "runs/a.json"):
         read = compose_config("evaluate", [f"out={value_word(value)}"]).out
         assert read == value and type(read) is type(OmegaConf.create([value])[0])
@@ -335,3 +340,49 @@ def test_figure_3_says_which_way_intervals_are_apart():
         "intervals overlap",
         "too few pictures for intervals",
     ]
+
+
+def setup_of(tmp_path, *words):
+    config = compose_config("tables", expand_checkpoints([*words, f"out={tmp_path / 'out'}"]))
+    OmegaConf.resolve(config)
+    return Setup(config, Cells(tmp_path))
+
+
+@pytest.mark.parametrize("reward", ["true_iou", "segmenter_score", "predicted_iou", "expected_iou"])
+def test_every_reward_can_be_asked_for(tmp_path, model, reward):
+    setup = setup_of(tmp_path, f"mllm={model}", f"reward={reward}")
+    assert setup.reward[0] == f"reward={reward}"
+    compose_config("evaluate", ["out=x", *setup.reward])
+
+
+def test_the_models_of_all_arms_are_run_as_the_one_of_the_tables(tmp_path, model):
+    setup = setup_of(tmp_path, f"mllm={model}", "mllm.max_batch=16", "mllm.dtype=bfloat16", "mllm.dialogue=nano")
+    write_nano(tmp_path / "arm", seed=1)
+    words = setup.model(tmp_path / "arm")
+    read = compose_config("evaluate", ["out=x", *words]).mllm
+    assert (read.path, read.max_batch, read.dtype) == (str(tmp_path / "arm"), 16, "bfloat16")
+    assert read.dialogue is None, "an arm may have learnt another one"
+
+
+def test_table_3_calibrates_by_itself(tmp_path, model, monkeypatch):
+    asked = []
+
+    def judged(setup, name, data, limit, reward):
+        asked.append(reward)
+        raise KeyboardInterrupt  # the first cell is enough
+
+    monkeypatch.setattr(judging, "_judged", judged)
+    setup = setup_of(tmp_path, f"mllm={model}", "reward.calibration=FILE", "parts=[table3]")
+    with pytest.raises(KeyboardInterrupt):
+        judging.table3(setup)
+    assert "reward.calibration=FILE" in setup.reward and not any("calibration" in word for word in asked[0])
+
+
+def test_weights_that_trainings_begin_from_are_among_those_that_may_not_change(tmp_path, model):
+    write_nano(tmp_path / "start")
+    given = (f"mllm={model}", f"training.start={tmp_path / 'start'}", "training.steps=1", "parts=[table4]")
+    before = setup_of(tmp_path, *given).weights()
+    write_nano(tmp_path / "start", seed=1)
+    after = setup_of(tmp_path, *given).weights()
+    assert before["training.start"] != after["training.start"] and before["mllm"] == after["mllm"]
+    assert "training.start" not in setup_of(tmp_path, *given, "parts=[table1]").weights()

@@ -409,3 +409,17 @@ def test_the_mean_over_all_replies_is_of_all_of_them_at_the_last_mask_too(sample
     search = Beam(proposer=Recorded(lambda _: replies), reward=PredictedIou(statistic="mean"), k=2)
     (found,) = finish([start], search, environment)
     assert found.steps[0].action.predicted_iou == found.extras["pred_iou"] == pytest.approx(0.3)
+
+
+def test_an_end_in_another_branch_is_not_that_of_the_best_mask(sample_of):
+    garbage = [Action(end=EndReason.UNPARSABLE, text="?")]
+    answers = {(): at(0, 1), (0,): at(2), (0, 2): at(3)}
+    last = []
+    for patience in range(1, 6):
+        _, environment, start = world(sample_of, {(0,): 50, (1,): 40, (0, 2): 30, (0, 2, 3): 20}, max_clicks=3)
+        proposer = Recorded(lambda state: answers.get(tuple(columns(state)), garbage))
+        search = Mcts(proposer=proposer, reward=TrueIou(), k=2, patience=patience)
+        (found,) = finish([start], search, environment)
+        assert columns(found) == [0] and found.end_reason is not EndReason.UNPARSABLE and found.end_text is None
+        last.append(found.extras["candidates"][-1].get("end_reason"))
+    assert "unparsable" in last, "in one of them it was what the search tried last"
