@@ -126,6 +126,10 @@ def test_a_search_is_evaluated_by_the_mask_it_returns(tmp_path):
     assert metrics["protocol"] == "best_predicted" and metrics["prm_mae"] == 0 and "best so far" in done.stdout
     assert metrics["search_segmenter_calls"] == metrics["search_policy_calls"] == 3
     assert metrics["search_clicks"] <= 4 * 3 * 2 and metrics["best_ciou_by_step"][-1] == metrics["ciou"]
+    small = ("data.limit=2", *size[1:3], "simulate.max_clicks=3", f"out={tmp_path / 'lines.jsonl'}")
+    call("scripts/simulate.py", *search, *small)
+    written = json.loads((tmp_path / "lines.metrics.json").read_text())
+    assert written["protocol"] == "best_predicted" and written["n"] == 2, "whichever command rolled it out"
     records = list(read_predictions(out))
     assert all(record["candidates"] and record["extras"]["returned"] <= 3 for record in records)
     wrong = call("scripts/evaluate.py", "policy=greedy", *size, f"out={tmp_path / 'x.json'}", code=2)

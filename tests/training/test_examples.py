@@ -6,11 +6,14 @@ from itertools import chain
 import numpy as np
 import pytest
 
+from segagent.data.refshapes import RefShapes
 from segagent.data.trajectories import TrajectoryWriter, read_trajectories
 from segagent.dialogue import Dialogue, load_dialogue
 from segagent.environment import Environment, to_trajectory
+from segagent.improvement.rounds import chosen_samples
 from segagent.masks import bounding_box, error_regions, iou
 from segagent.policies.simulated import Oracle
+from segagent.rollout import rollout
 from segagent.training.collate import BatchPlan, Collator
 from segagent.training.examples import Examples, TaskMix, mask_of_state
 from segagent.training.mask_noise import perturbed
@@ -200,3 +203,20 @@ def test_examples_of_like_length_share_a_batch_and_none_is_lost(sft):
     spread = [sum(np.ptp(examples.lengths(plan.batch(n))[:, 1]) for n in range(8)) for plan in (plain, grouped)]
     assert spread[1] < spread[0]
     assert grouped.batch(5) == BatchPlan(examples, batch_size=2, group=4, seed=1).batch(5)
+
+
+def test_pictures_of_another_size_are_refused_before_anything_is_learnt(sft, tmp_path):
+    """Ids of generated pictures do not tell their size."""
+    small, large = (RefShapes(subset="refshapes", split="train", size=size, limit=4) for size in (128, 160))
+    environment = Environment(segmenter=sft.discs, max_clicks=1)
+    with TrajectoryWriter(tmp_path / "t.jsonl") as writer:
+        for made in rollout((small[index] for index in range(2)), policy=Oracle(), environment=environment):
+            writer.write(made)
+    states = read_states([tmp_path / "t.jsonl"], small, load_dialogue("nano"), tasks=["iou_click"])
+    assert len(states)
+    told = rf"t.jsonl: its picture of sample .* has {128**2} pixels, that of data has {160**2}; give the data="
+    with pytest.raises(ValueError, match=told):
+        read_states([tmp_path / "t.jsonl"], large, load_dialogue("nano"), tasks=["iou_click"])
+    assert chosen_samples(small, [tmp_path / "t.jsonl"], None) == [0, 1]
+    with pytest.raises(ValueError, match=told):
+        chosen_samples(large, [tmp_path / "t.jsonl"], None)
