@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from segagent.engines.work import run_config
 from segagent.entry import beside, claim_output, drop_aside, run_entry
 from segagent.metrics.table import format_metrics
+from segagent.policies.search import TreeSearch
 from segagent.results import check_protocol, publish, write_metrics
 from segagent.run import parse_shard, who
 
@@ -23,6 +25,11 @@ def main(config: DictConfig) -> int:
     out = Path(config.out)
     lines = beside(out, ".trajectories.jsonl")
     check_protocol(config.protocol)
+    if config.protocol == "best_predicted" and not issubclass(get_class(config.policy._target_), TreeSearch):
+        raise ValueError(
+            "protocol=best_predicted: after its last click this policy is not asked about the mask, which could then "
+            "never be chosen; say policy=greedy search.k=1 (the clicks are the same)"
+        )
     claim_output(out, config, lines, grows=True)
     dataset, summary = run_config(config, config.rollout, lines, "evaluate")
     metrics = write_metrics(

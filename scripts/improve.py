@@ -21,6 +21,7 @@ from segagent.improvement.folder import RoundFolder, clear_rounds
 from segagent.improvement.rollouts import PACE_KEYS
 from segagent.improvement.rounds import Improvement
 from segagent.run import parse_shard
+from segagent.training.recorded_data import data_of_training
 from segagent.training.sft_data import trajectory_files
 from segagent.training.sft_processes import start_processes
 
@@ -63,4 +64,4 @@ def main(config: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    run_entry(main, "improve", __doc__)
+    run_entry(main, "improve", __doc__, complete=data_of_training)

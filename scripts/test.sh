@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Sets up if needed, then runs every test. Arguments go to pytest: bash scripts/test.sh -k dialogue
+# Sets up if needed, then runs every test, as many at once as there are cores, at most four (each loads torch, some a model
+# of a gigabyte). Arguments go to pytest: bash scripts/test.sh -k dialogue; -n 0 for one after the other, as a debugger needs.
 set -u
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$ROOT" || exit 2
 "$PYTHON" -m ruff check . || exit 1
 "$PYTHON" -m ruff format --check . || exit 1
-exec "$PYTHON" -m pytest "$@"
+cores="$("$PYTHON" -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')"
+workers=$((cores < 4 ? cores : 4))
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores / workers))}"
+exec "$PYTHON" -m pytest --numprocesses="$workers" --dist=worksteal "$@"

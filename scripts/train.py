@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segagent.entry import RUN_KEYS, claim_output, refuse_own_start, run_entry
+from segagent.training.recorded_data import data_of_trajectories
 from segagent.training.sft_settings import PACE_KEYS
 from segagent.training.sft_setup import make_trainer
 from segagent.training.tracking import Tracker
@@ -43,4 +44,5 @@ def main(config: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    run_entry(main, "train", __doc__)
+    aliases = {"batch_size": "train.batch_size"}
+    run_entry(main, "train", __doc__, aliases=aliases, complete=data_of_trajectories)

@@ -1,6 +1,6 @@
 """Training of SimpleClick: any data with masks, model in the loop -> a checkpoint folder.
 
-python scripts/train_segmenter.py network=simpleclick_nano data=refshapes_mix out=runs/simpleclick_nano
+python scripts/train_segmenter.py segmenter=simpleclick_nano data=refshapes_mix out=runs/simpleclick_nano
 python scripts/train_segmenter.py network=simpleclick_large init_from=mae_pretrain_vit_large.pth data=coco \
     data.annotations=FILE data.images=DIR train.precision=bfloat16 out=runs/large
 accelerate launch --multi_gpu --num_processes 8 scripts/train_segmenter.py network=simpleclick_large ...
@@ -107,4 +107,4 @@ def main(config: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    run_entry(main, "train_segmenter", __doc__)
+    run_entry(main, "train_segmenter", __doc__, aliases={"segmenter": "network", "batch_size": "train.batch_size"})

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from segagent.configuration import build_recorded
 from segagent.data.images import load_image, resolve_inside
 from segagent.data.segagent_json import image_path_of
-from segagent.data.trajectories import read_trajectories
+from segagent.data.trajectories import read_trajectories, settings_file
 from segagent.entry import run_entry
 from segagent.overlay import picture_strip
 from segagent.report.pictures import LoadImage, trajectory_panels
@@ -46,7 +46,7 @@ def loader(lines: Path, images: str | None) -> LoadImage:
     """Where pictures come from. Raises `ValueError` when neither a folder nor the run's settings are there."""
     if images is not None:
         return lambda trajectory: load_image(resolve_inside(images, image_path_of(trajectory.image_name)))
-    config_file = lines.with_name(lines.name.removesuffix(".jsonl").removesuffix(".trajectories") + ".config.yaml")
+    config_file = settings_file(lines)
     if not config_file.is_file():
         raise ValueError(f"{config_file}: not there, so the data of this run is unknown; say images=DIR")
     try:

@@ -78,16 +78,20 @@ def quoted(text: str) -> str:
 
 
 def build_recorded(group: str, settings: DictConfig, source: Path) -> Any:
-    """What settings that were read from a file describe, of a group of `configs/`.
+    """What settings that were read from a file describe, of a group of `configs/`; see `check_recorded`."""
+    check_recorded(group, settings, source)
+    return build(settings)
 
-    The file may have come from elsewhere: it may not say what is run here. Raises `ValueError` for anything that no
-    member of the group is made of.
+
+def check_recorded(group: str, settings: DictConfig, source: Path) -> None:
+    """Settings that were read from a file may have come from elsewhere: they may not say what is run here.
+
+    Raises `ValueError` for anything that no member of the group is made of.
     """
     ours = {target for name in names(group) for target in _targets(OmegaConf.to_container(load_named(group, name)))}
     foreign = [target for target in _targets(OmegaConf.to_container(settings)) if target not in ours]
     if foreign:
         raise ValueError(f"{source}: {group} is of {foreign[0]}, which is none of configs/{group}")
-    return build(settings)
 
 
 def _targets(node: object) -> Iterator[object]:

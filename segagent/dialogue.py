@@ -58,7 +58,8 @@ class Dialogue:
     [0, 1)), or `absolute`: in pixels of the picture as the model saw it, after its own resizing. first_axis: which
     coordinate of a point comes first, `x` or `y`. iou: wording of the predicted IoU with `{iou}` in percent, empty for
     none; iou_decimals. box: wording with `{x0}` `{y0}` `{x1}` `{y1}`; box_scale: grid of its integers, or `absolute`.
-    released_rules: read points as the released evaluation does (see `_released_point`), else strictly.
+    released_rules: read points as the released evaluation does (see `_released_point`); else the first well-formed one,
+    in capitals or not.
 
     Where a method takes `seen`, it is the (width, height) of the picture as the model saw it, as its `seen_size` tells;
     only a dialogue whose `absolute` is True needs it.
@@ -101,14 +102,18 @@ class Dialogue:
         self.scale, self.decimals, self.first_axis = scale, decimals, first_axis
         self.iou, self.iou_decimals = iou, iou_decimals
         self.box, self.box_scale, self.released_rules = box, box_scale, released_rules
-        self._iou_pattern = re.compile(re.escape(iou).replace(r"\{iou\}", r"([-+]?\d+(?:\.\d*)?)")) if iou else None
+        # Models vary capitals and the comma after the number: the prompt of Fig. 6 itself writes "Positive Point".
+        loose = 0 if released_rules else re.IGNORECASE
+        said, comma = (iou, "") if released_rules or not iou.endswith(",") else (iou[:-1], ",?")
+        number = re.escape(said).replace(r"\{iou\}", r"([-+]?\d+(?:\.\d*)?)") + comma
+        self._iou_pattern = re.compile(number, loose) if iou else None
         side = r"\s*([-+]?\d+(?:\.\d+)?)\s*"
         corners = re.escape(box)
         for name in ("x0", "y0", "x1", "y1"):
             corners = corners.replace(rf"\{{{name}\}}", side)
         self._box_pattern = re.compile(corners)
         words = f"({re.escape(positive)}|{re.escape(negative)})"
-        self._point_pattern = re.compile(rf"{words}:?\s*\(([^()\n]*)\)")
+        self._point_pattern = re.compile(rf"{words}:?\s*\(([^()\n]*)\)", loose)
 
     @property
     def absolute(self) -> bool:
@@ -211,14 +216,14 @@ class Dialogue:
         return is_positive, first, second
 
     def _strict_point(self, text: str) -> tuple[bool, float, float] | None:
-        """The first well-formed point of a reply, as written."""
+        """The first well-formed point of a reply, as written, in capitals or not."""
         for match in self._point_pattern.finditer(text):
             parts = match[2].split(",")
             try:
                 first, second = (_number(part.strip(), self.decimals) for part in parts)
             except ValueError:
                 continue
-            return match[1] == self.positive, first, second
+            return match[1].lower() == self.positive.lower(), first, second
         return None
 
     def read_point(self, text: str, *, seen: tuple[int, int] | None = None) -> tuple[bool, float, float] | None:

@@ -12,8 +12,9 @@ import re
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from hydra.errors import HydraException, OverrideParseException
@@ -22,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segagent.configuration import CONFIG_DIR, check_types, compose_config, names, quoted
 from segagent.data.trajectories import aside, set_aside
-from segagent.mllm.families import family_of
+from segagent.mllm.families import family_of, model_folder
 
 # Keys that change how a run is done, not what it makes: a resumed run may differ in them.
 RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device", "engine", "on_error")
@@ -34,10 +35,11 @@ _OF_DEVICE = ("device", "max_batch", "embed_batch", "memory_bytes", "cache_bytes
 
 
 def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
-    """`mllm=FOLDER` -> the family that its config.json names, and its path; `mllm=null` -> `~mllm` (Hydra takes no
-    null for a group); `proposer=NAME` -> the member of the group policy that
-    stands at `proposer`; names that look like numbers, and the description `text`, are quoted; other settings come back
-    as they are.
+    """Words of the command line as Hydra takes them.
+
+    `mllm=FOLDER` -> the family that its config.json names, and its path (of a training's folder, `best/` in it).
+    `mllm=null` -> `~mllm` (Hydra takes no null for a group). `proposer=NAME` -> the member of the group policy that
+    stands at `proposer`. Names that look like numbers, and the description `text`, are quoted; others stay as they are.
 
     Raises `ValueError` when it is neither a named config nor a folder of a family that there is.
     """
@@ -56,7 +58,8 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
         if group != "mllm" or value in ("", *names("mllm")):
             expanded.append(argument)
             continue
-        expanded += [f"mllm={family_of(value)}", f"mllm.path={quoted(value)}"]
+        folder = model_folder(value)
+        expanded += [f"mllm={family_of(folder)}", f"mllm.path={quoted(str(folder))}"]
     return expanded
 
 
@@ -99,11 +102,20 @@ def _explain(error: Exception) -> str:
     return " ".join(dict.fromkeys(told))
 
 
-def run_entry(main: Callable[[DictConfig], int], entry: str, about: str, actions: Sequence[str] = ()) -> None:
+def run_entry(
+    main: Callable[[DictConfig], int],
+    entry: str,
+    about: str,
+    actions: Sequence[str] = (),
+    *,
+    aliases: Mapping[str, str] = MappingProxyType({}),
+    complete: Callable[[DictConfig, Sequence[str]], DictConfig] | None = None,
+) -> None:
     """Composes `configs/<entry>.yaml` with the command line, calls `main`, ends the process with its exit code.
 
-    actions: words that may stand first, short for `action=WORD`. `--help` prints `about` and the settings; `--config`
-    prints the composed config.
+    actions: words that may stand first, short for `action=WORD`. aliases: other names of keys. complete: given the
+    config and the words of the command line, fills in what they leave open. `--help` prints `about` and the settings;
+    `--config` prints the composed config.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:]
@@ -113,11 +125,14 @@ def run_entry(main: Callable[[DictConfig], int], entry: str, about: str, actions
         if any(argument in ("-h", "--help") for argument in arguments):
             print(_usage(entry, about))
             sys.exit(0)
-        settings = expand_checkpoints([argument for argument in arguments if argument != "--config"])
+        settings = [_renamed(argument, aliases) for argument in arguments if argument != "--config"]
+        settings = expand_checkpoints(settings)
         config = compose_config(entry, settings)
         OmegaConf.resolve(config)
         check_types(entry, settings, config)
         missing = sorted(OmegaConf.missing_keys(config))
+        if complete is not None and not missing:
+            config = complete(config, settings)
         if "--config" in arguments:
             print(OmegaConf.to_yaml(config))
             sys.exit(0)
@@ -141,6 +156,12 @@ def run_entry(main: Callable[[DictConfig], int], entry: str, about: str, actions
         sys.exit(130)
     except Exception:
         _end_with_defect()
+
+
+def _renamed(argument: str, aliases: Mapping[str, str]) -> str:
+    """`ALIAS=VALUE` and `ALIAS.KEY=VALUE` by the name of the config."""
+    name = re.match(r"\w*", argument)[0]
+    return aliases.get(name, name) + argument[len(name) :]
 
 
 def _end_with_defect() -> NoReturn:

@@ -168,7 +168,7 @@ class Environment:
                 raise ValueError(f"sample {state.sample.sample_id!r} has ended ({state.end_reason}): no more steps")
         moving = [k for k, action in enumerate(actions) if action.end is None]
         after = [
-            state if action.end is None else state.replace(end_reason=action.end, end_text=action.text)
+            state if action.end is None else _ended(state, action)
             for state, action in zip(states, actions, strict=True)
         ]
         if not moving:
@@ -203,6 +203,12 @@ class Environment:
         if self.patience is not None and state.stale >= self.patience:
             return EndReason.NO_GAIN
         return EndReason.OUT_OF_CLICKS if len(state.steps) >= self.max_clicks else None
+
+
+def _ended(state: State, action: Action) -> State:
+    """What an end says of the last mask is kept: no further reply will."""
+    told = {} if action.predicted_iou is None else {"pred_iou": action.predicted_iou}
+    return state.replace(end_reason=action.end, end_text=action.text, extras=state.extras | told)
 
 
 def _given_mask(sample: Sample) -> np.ndarray:

@@ -76,6 +76,20 @@ def test_the_announced_iou_is_read_in_zero_to_one():
     assert llava.parse("Current IOU: nan, ...", width=9, height=9).predicted_iou is None
 
 
+@pytest.mark.parametrize("name", ["paper", "released_llava"])
+def test_replies_in_the_words_of_the_printed_prompt(name):
+    """Fig. 6 writes "Positive Point (x, y)", and recorded replies have no comma after the number."""
+    dialogue = load_dialogue(name)
+    announced = dialogue.format_iou(0.25).rstrip(",")
+    click = dialogue.format_point(Click(30, 50, True), width=100, height=100).replace(
+        "Positive point:", "Positive Point"
+    )
+    reply = dialogue.parse(f"{announced} {click}", width=100, height=100)
+    assert (reply.click, reply.predicted_iou) == (Click(30, 50, True), 0.25)
+    other = dialogue.parse(click.replace("Positive", "NEGATIVE"), width=100, height=100)
+    assert other.click == Click(30, 50, False)
+
+
 def test_iou_box_and_point_share_one_reply():
     dialogue = load_dialogue("released_qwen")
     text = dialogue.format(

@@ -25,7 +25,7 @@ from segagent.annotation.outputs import (
     write_masks,
     write_sheet,
 )
-from segagent.annotation.sources import calibration_of, check_settings, work_of
+from segagent.annotation.sources import calibration_of, check_settings, with_own_calibration, work_of
 from segagent.annotation.suspicion import Suspicion, find_suspicious
 from segagent.data.base import Dataset
 from segagent.data.mask_folders import is_hidden
@@ -47,6 +47,7 @@ def annotate_config(config: DictConfig) -> tuple[dict[str, Any], RunSummary]:
     cannot be written.
     """
     check_settings(config)
+    config = with_own_calibration(config)
     out = Path(config.out)
     lines = out / "trajectories.jsonl"
     work, calibration = work_of(config), calibration_of(config)  # what is wrong with them shows before the run

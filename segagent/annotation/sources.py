@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from segagent.configuration import build
 from segagent.data.given_masks import GivenMasks
 from segagent.data.picture_folder import PictureFolder
 from segagent.engines.work import RolloutWork
-from segagent.policies.calibration import Calibration
+from segagent.policies.calibration import FILE_NAME, Calibration
 from segagent.policies.reward_model import SegmenterScore
 from segagent.policies.search import Beam, TreeSearch
 from segagent.types import InitKind
+from segagent.weights import checkpoint_path
 
 MODES = ("annotate", "refine", "filter")
 
@@ -102,6 +105,27 @@ def work_of(config: DictConfig) -> RolloutWork:
         on_error=config.on_error,
         title=config.mode,
     )
+
+
+def with_own_calibration(config: DictConfig) -> DictConfig:
+    """The settings, for a filter with that of the checkpoint where neither a calibration nor a threshold is named.
+
+    Told on stderr; where the checkpoint has none of the number that is asked for, that nothing will be flagged.
+    """
+    reward, path = config.reward, None if config.mllm is None else config.mllm.get("path")
+    if config.mode != "filter" or config.filter.threshold is not None or reward.get("calibration") is not None:
+        return config
+    file = None if path is None or "calibration" not in reward else checkpoint_path(path) / FILE_NAME
+    number = None if file is None else build(reward, judge=None).named
+    if file is None or not file.is_file() or Calibration.load(file).number != number:
+        print(
+            "filter: masks are ranked and none is flagged; that takes a calibration (reward.calibration=FILE, which "
+            "evaltools/filtering.py calibration_out=FILE fits) or filter.threshold",
+            file=sys.stderr,
+        )
+        return config
+    print(f"filter: calibrated by {file}", file=sys.stderr)
+    return OmegaConf.merge(config, {"reward": {"calibration": path}})
 
 
 def calibration_of(config: DictConfig) -> Calibration | None:

@@ -22,6 +22,11 @@ except ImportError:  # not on Windows
     fcntl = None
 
 
+def settings_file(lines: Path) -> Path:
+    """Where the settings of the run stand that made NAME.jsonl, or NAME.trajectories.jsonl."""
+    return lines.with_name(lines.name.removesuffix(".jsonl").removesuffix(".trajectories") + ".config.yaml")
+
+
 def _click_to_json(click: Click) -> dict:
     return {"x": click.x, "y": click.y, "is_positive": click.is_positive}
 

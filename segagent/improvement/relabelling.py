@@ -43,7 +43,8 @@ def relabel(trajectory: Trajectory, states: Collection[int], tau_stop: float | N
         return replace(trajectory, steps=tuple(steps))
     mask, known = trajectory.steps[-1].mask if steps else trajectory.init_mask, trajectory.final_iou
     steps.append(Step(Action(click=click, source=RELABELLED), mask, known, known))
-    return replace(trajectory, steps=tuple(steps), end_reason=None, end_text=None)
+    extras = {name: value for name, value in trajectory.extras.items() if name != "pred_iou"}  # it was of the last mask
+    return replace(trajectory, steps=tuple(steps), end_reason=None, end_text=None, extras=extras)
 
 
 def _relabelled(trajectory: Trajectory, state: int, tau_stop: float | None) -> Step:

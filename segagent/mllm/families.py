@@ -10,6 +10,13 @@ from segagent.mllm.files import read_config
 _OTHERS = "transformers_vlm"  # whatever else transformers loads; adapters too
 
 
+def model_folder(folder: str | Path) -> Path:
+    """The folder itself, or `best/` in it where it is that of a training, without weights of its own."""
+    folder = Path(folder)
+    own = any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
+    return folder if own or not (folder / "best").is_dir() else folder / "best"
+
+
 def family_of(folder: str | Path) -> str:
     """`nano`, `osprey`, `qwen_vl_chat`, ... Raises `ValueError` when the folder is no checkpoint of a known family."""
     folder = Path(folder)

@@ -51,6 +51,7 @@ class Agent:
         if named is None:
             raise ValueError("policy=agent: the checkpoint names no dialogue; say policy.dialogue=NAME")
         self.mllm, self.dialogue = mllm, load_dialogue(named)
+        self.announces_iou = bool(self.dialogue.iou)
         self.temperature, self.greedy_first, self.max_new_tokens = temperature, greedy_first, max_new_tokens
         self.prefix, self.first_prefix = prefix, first_prefix
         self.takes_boxes, self.seed = takes_boxes, seed

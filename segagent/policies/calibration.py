@@ -14,6 +14,8 @@ from typing import Self
 
 import numpy as np
 
+from segagent.weights import checkpoint_path, shipped
+
 FILE_NAME = "iou_calibration.json"
 
 
@@ -89,8 +91,12 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """From a file, or from `iou_calibration.json` in a folder. Raises `ValueError` when it is none of ours."""
-        path = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        """From a file, or from `iou_calibration.json` in a folder (of a checkpoint that ships its name will do).
+
+        Raises `ValueError` when it is none of ours.
+        """
+        path = checkpoint_path(path) if str(path) in shipped() else Path(path)
+        path = path / FILE_NAME if path.is_dir() else path
         try:
             knots = json.loads(path.read_text(encoding="utf-8"))
             return cls(knots["predicted"], knots["true"], number=knots.get("number"), pairs=knots.get("pairs"))

@@ -11,6 +11,8 @@ from segagent.types import Action, EndReason, State
 class SampleBox:
     """The box that came with the sample (a detector's, another model's grounding); unparsable where there is none."""
 
+    announces_iou = False
+
     def propose(self, states: Sequence[State], num_candidates: int = 1) -> list[list[Action]]:
         return [[self._act(state)] for state in states]
 
@@ -29,6 +31,8 @@ class FirstAction:
 
     def __init__(self, *, first: Policy, then: Policy | None = None) -> None:
         self.first, self.then = first, then
+        parts = [policy for policy in (first, then) if policy is not None]
+        self.announces_iou = any(getattr(policy, "announces_iou", True) for policy in parts)
         self.expects_iou = all(getattr(policy, "expects_iou", False) for policy in (first, then))
 
     def propose(self, states: Sequence[State], num_candidates: int = 1, **asked: bool) -> list[list[Action]]:

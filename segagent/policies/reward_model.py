@@ -54,6 +54,8 @@ class PredictedIou:
             raise ValueError("reward.statistic=mean: of number=expected all candidates say the same; leave it out")
         if number == "expected" and judge is not None and not getattr(judge, "expects_iou", False):
             raise ValueError(f"reward.number=expected: the judge {type(judge).__name__} tells no probabilities")
+        if judge is not None and not getattr(judge, "announces_iou", True):
+            raise ValueError(f"reward.judge: {type(judge).__name__} announces no IoU; name an agent")
         self.statistic, self.number, self.judge = statistic, number, judge
         self.reads_replies = judge is None
         self.reads_all_replies = statistic == "mean"
@@ -74,8 +76,6 @@ class PredictedIou:
     def score(self, states: Sequence[State], replies: Sequence[Sequence[Action]] | None) -> list[float | None]:
         if self.judge is not None:
             replies = self.judge.propose(states, **({"expected_iou": True} if self.expected_iou else {}))
-        if all(action.text is None and action.predicted_iou is None for actions in replies for action in actions):
-            raise ValueError("reward=predicted_iou: this proposer announces no IoU; name another reward, e.g. true_iou")
         values = [self._value(actions) for actions in replies]
         if self.calibration is None:
             return values

@@ -85,11 +85,10 @@ class TreeSearch(ABC):
             raise ValueError(f"reward={reward!r} is no reward model; name one, e.g. reward=true_iou")
         if k < 1:
             raise ValueError(f"search.k={k}: at least 1 candidate")
-        dialogue = getattr(proposer, "dialogue", None)
-        if reward.reads_replies and dialogue is not None and not dialogue.iou:
+        if reward.reads_replies and not getattr(proposer, "announces_iou", True):
             raise ValueError(
-                f"{type(reward).__name__}: the dialogue of {type(proposer).__name__} has no wording for an IoU; choose "
-                "another reward (reward=true_iou) or another dialogue"
+                f"{type(reward).__name__}: {type(proposer).__name__} announces no IoU (an agent does, where its "
+                "dialogue has a wording for it); name another reward, e.g. reward=true_iou"
             )
         self._asked = {"expected_iou": True} if reward.reads_replies and getattr(reward, "expected_iou", False) else {}
         if self._asked and not getattr(proposer, "expects_iou", False):

@@ -28,6 +28,8 @@ class Oracle:
     Further candidates are the next-deepest points: F_sim with the earlier candidates excluded.
     """
 
+    announces_iou = False
+
     def propose(self, states: Sequence[State], num_candidates: int = 1) -> list[list[Action]]:
         return [self._propose(state, num_candidates) for state in states]
 
@@ -48,6 +50,8 @@ class NoisyOracle:
     misplace: probability that a click lands on a uniformly random pixel within `radius` pixels (square window, cut to
     the image) of where it should. flip: probability that its sign is turned. Each candidate draws anew.
     """
+
+    announces_iou = False
 
     def __init__(self, *, misplace: float = 0.3, flip: float = 0.1, radius: int = 40, seed: int = 0) -> None:
         for name, value in (("misplace", misplace), ("flip", flip)):
@@ -78,6 +82,8 @@ class NoisyOracle:
 class Center:
     """One positive click in the middle of the picture, then the end: what a policy that sees nothing is worth."""
 
+    announces_iou = False
+
     def propose(self, states: Sequence[State], num_candidates: int = 1) -> list[list[Action]]:
         return [[self._act(state)] for state in states]
 
@@ -89,6 +95,8 @@ class Center:
 
 class Random:
     """Uniformly random pixels and signs (the first click of an empty mask is positive)."""
+
+    announces_iou = False
 
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed

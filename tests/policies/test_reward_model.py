@@ -106,8 +106,14 @@ def test_the_expected_number_is_asked_for_in_the_call_that_proposes(discs, datas
 
 
 def test_a_proposer_without_probabilities_is_refused_for_the_expected_number():
-    with pytest.raises(ValueError, match=r"NoisyOracle tells no probabilities; say reward.number=greedy"):
-        Beam(proposer=NoisyOracle(), reward=PredictedIou(number="expected"))
+    class Guesser:
+        """Announces an IoU, and no probabilities."""
+
+        def propose(self, states, num_candidates=1):
+            raise AssertionError("is refused before it is asked")
+
+    with pytest.raises(ValueError, match=r"Guesser tells no probabilities; say reward.number=greedy"):
+        Beam(proposer=Guesser(), reward=PredictedIou(number="expected"))
     agent = Agent(mllm=Weighing())
     Beam(proposer=FirstAction(first=agent, then=agent), reward=PredictedIou(number="expected"))
     with pytest.raises(ValueError, match="FirstAction tells no probabilities"):

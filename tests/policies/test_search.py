@@ -13,12 +13,13 @@ from segagent.environment import Environment
 from segagent.metrics import score
 from segagent.mllm.base import Completion
 from segagent.policies.agent import Agent
+from segagent.policies.first_action import FirstAction, SampleBox
 from segagent.policies.mcts import Mcts, priors
 from segagent.policies.reward_model import PredictedIou, TrueIou
 from segagent.policies.search import Beam
-from segagent.policies.simulated import NoisyOracle, Oracle
+from segagent.policies.simulated import Center, NoisyOracle, Oracle
 from segagent.rollout import finish, rollout
-from segagent.types import Action, Click, EndReason
+from segagent.types import Action, Box, Click, EndReason
 
 NOISY = {"misplace": 0.2, "flip": 0.1, "radius": 12}
 
@@ -377,17 +378,43 @@ def test_unsound_settings_are_refused(settings, message):
         Beam(**{"proposer": Oracle(), "reward": TrueIou(), **settings})
 
 
-def test_a_proposer_that_announces_nothing_is_refused_as_a_reward(discs, dataset_of):
-    environment = Environment(segmenter=discs)
-    search = Beam(proposer=Oracle(), reward=PredictedIou())
-    with pytest.raises(ValueError, match="announces no IoU; name another reward"):
-        finish(environment.start_batch(dataset_of(1)), search, environment)
+def wordless_agent(monkeypatch):
+    monkeypatch.setattr(
+        "segagent.policies.agent.load_dialogue", lambda name: Dialogue(system="", prompt="{description}")
+    )
+    return Agent(mllm=SimpleNamespace(dialogue="wordless"))
 
 
-def test_a_dialogue_without_words_for_an_iou_is_refused_before_anything_is_done():
-    proposer = SimpleNamespace(propose=None, dialogue=Dialogue(system="", prompt="{description}"))
-    with pytest.raises(ValueError, match=r"PredictedIou: .* no wording for an IoU; choose another reward"):
-        Beam(proposer=proposer, reward=PredictedIou())
+@pytest.mark.parametrize(
+    "silent",
+    [
+        lambda _: Oracle(),
+        lambda _: NoisyOracle(),
+        lambda _: Center(),
+        lambda _: FirstAction(first=SampleBox()),
+        wordless_agent,
+        lambda patch: FirstAction(first=SampleBox(), then=wordless_agent(patch)),
+    ],
+)
+def test_a_proposer_that_announces_nothing_is_refused_as_a_reward(monkeypatch, silent):
+    with pytest.raises(ValueError, match=r"announces no IoU .*; name another reward"):
+        Beam(proposer=silent(monkeypatch), reward=PredictedIou())
+    with pytest.raises(ValueError, match=r"reward.judge: .* announces no IoU"):
+        PredictedIou(judge=silent(monkeypatch))
+
+
+def test_of_a_silent_first_action_there_is_no_reward_whoever_is_in_the_batch(discs, sample_of):
+    samples = [sample_of(0), *(sample_of(k, box=Box(5, 5, 20, 20)) for k in (1, 2))]
+    told = {}
+    for batch_size in (1, 3):
+        agent = Recorded(lambda state: at(3, iou=0.4))
+        search = Beam(proposer=FirstAction(first=SampleBox(), then=agent), reward=PredictedIou(), k=1)
+        batches = rollout(
+            samples, policy=search, environment=Environment(segmenter=discs, max_clicks=2), batch_size=batch_size
+        )
+        told[batch_size] = [trajectory_to_json(one) for batch in batches for one in batch]
+    assert told[1] == told[3]
+    assert [one["extras"].get("pred_iou") for one in told[1]] == [None, 0.4, 0.4]
 
 
 def test_a_best_mask_that_ended_itself_keeps_its_own_end(sample_of):

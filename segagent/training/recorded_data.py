@@ -1,0 +1,72 @@
+"""What a training learns from where its command names no `data=`: what earlier commands left says it.
+
+scripts/simulate.py writes the settings of its data beside the trajectories, scripts/train.py beside the model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from segagent.configuration import check_recorded
+from segagent.data.trajectories import settings_file
+from segagent.training.sft_data import trajectory_files
+
+
+def data_of_trajectories(config: DictConfig, given: Sequence[str]) -> DictConfig:
+    """Settings of scripts/train.py with the data that their trajectories were simulated on.
+
+    given: the words of the command line. Where they name data, where there are no trajectories, or no settings beside
+    them, all stays as it is. Raises `ValueError` where the settings beside several files differ, or are not sound.
+    """
+    if _names_data(given) or config.data.trajectories is None:
+        return config
+    files = [settings_file(Path(path)) for path in trajectory_files(config)]
+    found = {file: data for file in files if (data := _recorded(file)) is not None}
+    if not found:
+        return config
+    file, data = next(iter(found.items()))
+    other = next((path for path, settings in found.items() if settings != data), None)
+    if other is not None:
+        raise ValueError(f"data: that of {file} is not that of {other}; say data=NAME")
+    return _with_data(config, data, file, config.data.trajectories)
+
+
+def data_of_training(config: DictConfig, given: Sequence[str]) -> DictConfig:
+    """Settings of scripts/improve.py with data and trajectories of the training that made the model, S_0.
+
+    given: see `data_of_trajectories`. Where they name data, or the model is no training's `best/`, all stays as it is.
+    """
+    path = None if config.mllm is None else config.mllm.get("path")
+    file = None if path is None else Path(path).parent / "train.config.yaml"
+    data = None if file is None or Path(path).name != "best" or _names_data(given) else _recorded(file)
+    if data is None:
+        return config
+    own = config.data.trajectories
+    return _with_data(config, data, file, data.get("trajectories") if own is None else own)
+
+
+def _names_data(given: Sequence[str]) -> bool:
+    keys = [word.lstrip("+~").partition("=")[0] for word in given]
+    return any(key == "data" or (key.startswith("data.") and key != "data.trajectories") for key in keys)
+
+
+def _recorded(file: Path) -> DictConfig | None:
+    """The data of a settings file, None where it is not there."""
+    data = OmegaConf.load(file).get("data") if file.is_file() else None
+    if data is None:
+        return None
+    sources = OmegaConf.masked_copy(data, [key for key in data if key != "trajectories"])
+    check_recorded("data", sources, file)
+    return data
+
+
+def _with_data(config: DictConfig, data: DictConfig, file: Path, trajectories: object) -> DictConfig:
+    split = f" (split {data.split})" if "split" in data else ""
+    print(f"data: as in {file}{split}", file=sys.stderr)
+    changed = config.copy()
+    changed.data = OmegaConf.merge(data, {"trajectories": trajectories})
+    return changed
