@@ -11,12 +11,15 @@ anew from the places of the objects.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from segagent.configuration import build, load_named
 from segagent.data.formats.base import FileFormat
@@ -40,6 +43,19 @@ def count_losses(trajectories: Iterable[Trajectory], losses: Counter, to: FileFo
         yield trajectory
 
 
+def bar(trajectories: Iterable[Trajectory]) -> Iterable[Trajectory]:
+    return tqdm(trajectories, desc="convert", unit="sample", disable=None, file=sys.stderr)
+
+
+def put_in_place(partial: Path, out: Path) -> None:
+    """The finished file or folder under its name; hidden files of a folder that is there stay."""
+    if partial.is_dir() and out.is_dir():
+        for path in partial.iterdir():
+            os.replace(path, out / path.name)
+    else:
+        os.replace(partial, out)
+
+
 def main(config: DictConfig) -> int:
     out = Path(config.out)
     if not config.input:
@@ -54,9 +70,19 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"{out}: out is the input; choose another out=")
     own = {"crowd": config.crowd} if config["from"] == "coco" else {}
     source = build(load_named("file_format", config["from"]), path=config.input, images=config.images, **own)
-    sink = build(load_named("file_format", config.to), path=str(out), images=config.images)
+    # Written beside it: what cannot be said in the new format shows on the way, and leaves nothing behind.
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.unlink(missing_ok=True)
+    sink = build(load_named("file_format", config.to), path=str(partial), images=config.images)
+    if hasattr(source, "categories") and hasattr(sink, "categories"):
+        sink.categories = source.categories  # filled as it is read
     losses: Counter = Counter()
-    written = sink.write(count_losses(source.read(), losses, sink))
+    try:
+        written = sink.write(count_losses(bar(source.read()), losses, sink))
+        put_in_place(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     print(f"{written} samples: {config['from']} {config.input} -> {config.to} {out}")
     for what, count in losses.items():
         print(f"{config.to} cannot hold {what}: {count} samples had some", file=sys.stderr)

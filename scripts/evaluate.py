@@ -8,6 +8,8 @@ NAME.config.yaml and NAME.trajectories.jsonl (grows while the run goes on; resum
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.utils import get_class
@@ -21,6 +23,19 @@ from segagent.results import check_protocol, publish, write_metrics
 from segagent.run import parse_shard, who
 
 
+def tell_unasked_model(config: DictConfig) -> None:
+    """On stderr, where a model is named and nobody in the run asks it: figures of the oracle could pass for its own."""
+    if config.mllm is not None and not any("mllm" in part for part in _members([config.policy])):
+        kind = config.policy._target_.rpartition(".")[2]
+        print(f"mllm={config.mllm.path}: is not asked by policy={kind}; say policy=agent", file=sys.stderr)
+
+
+def _members(parts: Sequence[DictConfig]) -> list[DictConfig]:
+    """Settings of members, and of the members within them."""
+    inner = [part[key] for part in parts for key in part if isinstance(part[key], DictConfig)]
+    return [*parts, *_members(inner)] if parts else []
+
+
 def main(config: DictConfig) -> int:
     out = Path(config.out)
     lines = beside(out, ".trajectories.jsonl")
@@ -30,6 +45,7 @@ def main(config: DictConfig) -> int:
             "protocol=best_predicted: after its last click this policy is not asked about the mask, which could then "
             "never be chosen; say policy=greedy search.k=1 (the clicks are the same)"
         )
+    tell_unasked_model(config)
     claim_output(out, config, lines, grows=True)
     dataset, summary = run_config(config, config.rollout, lines, "evaluate")
     metrics = write_metrics(

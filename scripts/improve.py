@@ -37,6 +37,7 @@ def main(config: DictConfig) -> int:
     if parse_shard(config.shard)[1] > 1:
         if accelerator.num_processes > 1:
             raise ValueError(f"shard={config.shard}: the processes of accelerate share the rollouts by themselves")
+        improvement.check()
         part, skipped = improvement.roll_out_shard(config.shard)
         print(f"part of the rollouts {part}")
         return 1 if skipped else 0

@@ -38,7 +38,7 @@ def main(config: DictConfig) -> int:
         progress = trainer.run(resume=config.resume)
     if is_main:
         if progress.best_step is not None:
-            print(f"best model {out / 'best'} (step {progress.best_step}, score {progress.best_score:.3f})")
+            print(f"best model {out / 'best'} (step {progress.best_step}; figures in validation.csv)")
         print(f"curve {out / 'curve.png'}")
     return 0
 

@@ -1,6 +1,6 @@
 """Training of SimpleClick: any data with masks, model in the loop -> a checkpoint folder.
 
-python scripts/train_segmenter.py segmenter=simpleclick_nano data=refshapes_mix out=runs/simpleclick_nano
+python scripts/train_segmenter.py network=simpleclick_nano data=refshapes_mix out=runs/simpleclick_nano
 python scripts/train_segmenter.py network=simpleclick_large init_from=mae_pretrain_vit_large.pth data=coco \
     data.annotations=FILE data.images=DIR train.precision=bfloat16 out=runs/large
 accelerate launch --multi_gpu --num_processes 8 scripts/train_segmenter.py network=simpleclick_large ...
@@ -101,7 +101,7 @@ def main(config: DictConfig) -> int:
     if not trainer.processes.is_main:
         return 0
     if progress.best_step is not None:
-        print(f"best weights {out / 'best'} (step {progress.best_step}, score {progress.best_score:.3f})")
+        print(f"best weights {out / 'best'} (step {progress.best_step}; figures in validation.csv)")
     print(f"curve {out / 'curve.png'}")
     return 0
 

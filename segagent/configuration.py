@@ -37,12 +37,17 @@ def check_types(entry: str, overrides: Sequence[str], config: DictConfig) -> Non
     """Raises `ValueError`, naming key and value, where an override is of another type than the default: `overwrite=no`
     is a text for Hydra, and every text is true.
 
-    config: what `compose_config` made of them, resolved. Keys whose default is null take anything, and null is taken by
-    all but true and false.
+    config: what `compose_config` made of them, resolved. Keys whose default is null take anything but what `_NUMBERS`
+    says; null is taken by all but true and false, and what `_COUNTED` names. A seed is not negative.
     """
     chosen = [override for override in overrides if (CONFIG_DIR / re.split("[=@]", override.lstrip("+~"))[0]).is_dir()]
     plain = OmegaConf.to_container(compose_config(entry, chosen))
     _compare_types(OmegaConf.to_container(config), plain, "")
+
+
+# Last words of keys: what no command can do without, whatever else may be null; and numbers whose default is null.
+_COUNTED = {"batch_size", "max_clicks", "k", "width", "seed", "rounds"}
+_NUMBERS = {"patience", "tau_stop", "tau_diff", "budget", "stop_reward", "limit", "threads", "threshold"}
 
 
 def _compare_types(given: Any, default: Any, key: str) -> None:
@@ -54,11 +59,22 @@ def _compare_types(given: Any, default: Any, key: str) -> None:
         if given is None and key == "out":  # what else has no default may be null: data.trajectories
             raise ValueError(f"{key}: not given; say {key}=... (--help lists all settings)")
     elif not (isinstance(given, (dict, list)) or (isinstance(default, str) and "${" in default)):
+        _check_number(given, default, key)
         wanted = _WANTED.get(type(default))
         whole = isinstance(default, int) and isinstance(given, float) and given.is_integer()  # 4e9
         number = key.rpartition(".")[2] == "device" and type(given) is int  # of a GPU
         if wanted is not None and type(given) not in wanted[0] and not (whole or number):
             raise ValueError(f"{key}={given!r}: {wanted[1]}, such as {OmegaConf.to_yaml([default])[2:].strip()}")
+
+
+def _check_number(given: Any, default: Any, key: str) -> None:
+    last, is_number = key.rpartition(".")[2], type(given) in (int, float)
+    if last in _COUNTED and given is None and default is not None:
+        raise ValueError(f"{key}=null: give a whole number, such as {default}")
+    if last in _NUMBERS and default is None and not (given is None or is_number):
+        raise ValueError(f"{key}={given!r}: a number, or null")
+    if last == "seed" and is_number and given < 0:
+        raise ValueError(f"{key}={given}: a whole number, 0 or more")
 
 
 # Type of a default -> types that are taken, and how they are called.

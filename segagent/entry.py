@@ -15,19 +15,19 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segagent.configuration import CONFIG_DIR, check_types, compose_config, names, quoted
-from segagent.data.trajectories import aside, set_aside
+from segagent.data.trajectories import aside, lock, set_aside
 from segagent.mllm.families import family_of, model_folder
 
 # Keys that change how a run is done, not what it makes: a resumed run may differ in them.
 RUN_KEYS = ("out", "resume", "overwrite", "batch_size", "device", "engine", "on_error")
-# Last words of keys that name files, folders and samples: what looks like a number is a name there, too.
+# Last words of keys that name files, folders and samples: whatever stands there is a name.
 _NAMES = {"out", "images", "input", "sample", "masks", "coco", "truth", "texts", "trajectories", "page", "path", "root"}
 _NAMES |= {"annotations", "official_out", "calibration_out", "init_from", "cache", "void_masks", "base", "start"}
 # Settings of a network that may differ wherever `device` may: its own pace and memory.
@@ -39,7 +39,8 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
 
     `mllm=FOLDER` -> the family that its config.json names, and its path (of a training's folder, `best/` in it).
     `mllm=null` -> `~mllm` (Hydra takes no null for a group). `proposer=NAME` -> the member of the group policy that
-    stands at `proposer`. Names that look like numbers, and the description `text`, are quoted; others stay as they are.
+    stands at `proposer`. Names of files and folders, and the description `text`, are quoted (Hydra takes 2007_000033
+    for a number, and stops at commas, brackets and letters beyond ASCII). Others stay as they are.
 
     Raises `ValueError` when it is neither a named config nor a folder of a family that there is.
     """
@@ -52,7 +53,8 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
         if argument == "mllm=null":
             expanded.append("~mllm")
             continue
-        if (group.rpartition(".")[2] in _NAMES and _is_number(value)) or (group == "text" and _is_bare(value)):
+        last = group.rpartition(".")[2]
+        if ((last in _NAMES and value[:1] not in ("", "[", "{")) or group == "text") and _is_bare(value):
             expanded.append(f"{group}={quoted(value)}")
             continue
         if group != "mllm" or value in ("", *names("mllm")):
@@ -64,17 +66,8 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether a description stands there without quotes of Hydra's: it may hold any letter."""
+    """Whether a text stands there without quotes of Hydra's: it may hold any letter."""
     return text != "null" and text[:1] not in ("'", '"')
-
-
-def _is_number(word: str) -> bool:
-    """Whether Hydra would read it so: it takes 2007_000033 for 2007000033."""
-    try:
-        float(word.replace("_", ""))
-    except ValueError:
-        return False
-    return True
 
 
 def _usage(entry: str, about: str) -> str:
@@ -95,7 +88,7 @@ def _explain(error: Exception) -> str:
     """Hydra's reason in one line; the outer error says which override, its cause says what is wrong with it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = [line.strip() for line in str(error.__cause__ or "").splitlines()[:1]]
-    noise = ("See https", "full_key", "object_type", "Set the env")
+    noise = ("See https", "full_key", "object_type", "Set the env", "To append")
     told = [line for line in lines + cause if not line.startswith(noise) and "--multirun" not in line]
     if isinstance(error, OverrideParseException):
         told.append("Quotes, brackets, = and letters beyond ASCII need quotes of their own: \"KEY='VALUE'\"")
@@ -117,6 +110,8 @@ def run_entry(
     config and the words of the command line, fills in what they leave open. `--help` prints `about` and the settings;
     `--config` prints the composed config.
     """
+    global _held
+    _held = {}
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:]
     if arguments and arguments[0] in actions:
@@ -224,9 +219,10 @@ def claim_output(
     """Makes sure that writing to `out` loses nothing, and writes `NAME.config.yaml` beside it.
 
     data_file: where results stand while the run goes on. but: keys that a resumed run may change. grows: it is a
-    trajectory file; an old one, of other settings, must not stand beside the new ones, and is set aside. resumable:
-    whether the command can go on from it. Raises `ValueError` when it or `out` exists and neither `resume` nor
-    `overwrite` is set, or when a resumed run has other settings; `OSError` when the folder cannot be written.
+    trajectory file; an old one, of other settings, must not stand beside the new ones, and is set aside (and put back
+    where nothing new was begun: resume). resumable: whether the command can go on from it. Raises `ValueError` when it
+    or `out` exists and neither `resume` nor `overwrite` is set, or when a resumed run has other settings; `OSError`
+    when the folder cannot be written, or another process is at work on it.
     """
     config_file = beside(out, ".config.yaml")
     if config.resume and config.overwrite:
@@ -235,6 +231,8 @@ def claim_output(
         other = OmegaConf.load(config_file).get("out")
         if other is not None and Path(other).suffix != Path(str(config.out)).suffix:
             raise ValueError(f"{config_file}: is of the run with out={other}; choose another name for this one's out=")
+    if config.resume and grows:
+        _put_back((data_file, config_file, *_results(out)), data_file)
     there = next((file for file in (data_file, Path(out)) if file.exists()), None)
     if there is not None and not config.overwrite:
         if not config.resume:
@@ -250,6 +248,7 @@ def claim_output(
                 raise ValueError(f"{config_file}: cannot resume with other settings: {'; '.join(changed)}")
     try:
         config_file.parent.mkdir(parents=True, exist_ok=True)
+        _hold(config_file)
         if config.overwrite and grows:
             if data_file.is_file():
                 set_aside(data_file)
@@ -260,6 +259,7 @@ def claim_output(
                 if made.is_file():
                     os.replace(made, aside(made))
         write_text(config_file, f"# git {git_hash()}\n{OmegaConf.to_yaml(config)}")
+        _hold(config_file)  # the new file of that name
     except BlockingIOError:  # somebody else writes to it
         raise
     except OSError as error:
@@ -268,8 +268,38 @@ def claim_output(
         ) from None
 
 
+_held: dict[Path, BinaryIO] | None = None  # by a command; other processes go on after a run, and hold nothing
+
+
+def _hold(config_file: Path) -> None:
+    """Nobody else begins a run of that name before this command ends, while it still loads its models too.
+
+    Raises `BlockingIOError` where somebody is at it.
+    """
+    if _held is None or not config_file.is_file():
+        return
+    name = config_file.resolve()
+    if name in _held:
+        _held.pop(name).close()
+    file = open(config_file, "rb")  # noqa: SIM115 - as long as the process
+    try:
+        lock(file, config_file)
+    except OSError:
+        file.close()
+        raise
+    _held[name] = file
+
+
 def _results(out: str | Path) -> set[Path]:
     return {Path(out), *(beside(out, ending) for ending in (".metrics.json", ".html", ".png"))}
+
+
+def _put_back(files: Iterable[Path], data_file: Path) -> None:
+    """What a run with overwrite=true set aside that then never began is there again, to be gone on with."""
+    if not data_file.exists() and aside(data_file).is_file():
+        for file in files:
+            if aside(file).is_file():
+                os.replace(aside(file), file)
 
 
 def drop_aside(out: str | Path, data_file: Path) -> None:

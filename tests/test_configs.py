@@ -13,10 +13,10 @@ from segagent.configuration import CONFIG_DIR, build, compose_config, load_named
 from segagent.entry import expand_checkpoints
 
 ENTRIES = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
-# A preset is no constructor's arguments but settings of an entry (tests/test_presets.py). accelerate/: files for its
-# launcher.
+# A preset is no constructor's arguments but settings of an entry (tests/test_presets.py), and so is a scale
+# (tests/evaltools/test_tables.py). accelerate/: files for its launcher.
 GROUPS = sorted(
-    path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in ("accelerate", "preset")
+    path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in ("accelerate", "preset", "scale")
 )
 
 

@@ -1,5 +1,6 @@
 """The commands as a user runs them: end to end, wrong input, kill and resume."""
 
+import importlib.util
 import json
 import os
 import re
@@ -15,7 +16,8 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from segagent.configuration import check_types, compose_config
+import segagent.entry
+from segagent.configuration import check_types, compose_config, load_named
 from segagent.data.predictions import read_predictions
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import beside, claim_output, expand_checkpoints, run_entry
@@ -479,3 +481,87 @@ def test_nobody_is_told_to_resume_what_cannot_be(tmp_path, capsys, monkeypatch):
         with pytest.raises(SystemExit) as ended:
             run_entry(interrupted, entry, "About.")
         assert ended.value.code == 130 and ("resume=true" in capsys.readouterr().err) is told
+
+
+def simulated(tmp_path, **settings):
+    return OmegaConf.create(
+        {"out": str(tmp_path / "a.jsonl"), "resume": False, "overwrite": False, "seed": 0, **settings}
+    )
+
+
+def test_a_command_that_loads_its_models_already_holds_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("segagent.entry._held", {})
+    first, lines = simulated(tmp_path), tmp_path / "a.jsonl"
+    claim_output(lines, first, lines, grows=True)
+    claim_output(lines, first, lines, grows=True)  # the same process may
+    held = segagent.entry._held
+    monkeypatch.setattr("segagent.entry._held", {})  # as another process
+    with pytest.raises(BlockingIOError, match=r"a\.config\.yaml: another run is writing to it"):
+        claim_output(lines, simulated(tmp_path, seed=1), lines, grows=True)
+    assert OmegaConf.load(tmp_path / "a.config.yaml").seed == 0
+    for file in held.values():
+        file.close()
+    claim_output(lines, simulated(tmp_path, seed=1), lines, grows=True)
+    assert OmegaConf.load(tmp_path / "a.config.yaml").seed == 1
+
+
+def test_lines_set_aside_for_a_run_that_never_began_are_gone_on_with(tmp_path):
+    lines = tmp_path / "a.jsonl"
+    claim_output(lines, simulated(tmp_path), lines, grows=True)
+    lines.write_text("a line\n")
+    claim_output(lines, simulated(tmp_path, overwrite=True, seed=7), lines, grows=True)
+    assert not lines.exists()
+    with pytest.raises(ValueError, match=r"cannot resume with other settings: seed \(0 then, 7 now\)"):
+        claim_output(lines, simulated(tmp_path, resume=True, seed=7), lines, grows=True)
+    claim_output(lines, simulated(tmp_path, resume=True), lines, grows=True)
+    assert lines.read_text() == "a line\n" and not list(tmp_path.glob("*.set-aside"))
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("seed=-1", "seed=-1: a whole number, 0 or more"),
+        ("batch_size=null", "batch_size=null: give a whole number"),
+        ("rollout.max_clicks=null", "rollout.max_clicks=null: give a whole number"),
+        ("rollout.patience=abc", "rollout.patience='abc': a number, or null"),
+    ],
+)
+def test_numbers_that_no_run_can_do_without(setting, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_types("evaluate", ["out=x", setting], compose_config("evaluate", ["out=x", setting]))
+
+
+def test_other_names_of_keys(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "segmenter=simpleclick_huge", "batch_size=3", "--config"])
+    with pytest.raises(SystemExit):
+        run_entry(
+            lambda _: 0, "train_segmenter", "", aliases={"segmenter": "network", "batch_size": "train.batch_size"}
+        )
+    config = OmegaConf.create(capsys.readouterr().out)
+    assert config.train.batch_size == 3 and config.network == load_named("network", "simpleclick_huge")
+
+
+@pytest.fixture
+def evaluate():
+    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "scripts" / "evaluate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "policy, asked",
+    [("oracle", False), ("center", False), ("agent", True), ("box_agent", True), ("greedy", True)],
+)
+def test_a_model_that_nobody_asks_is_told(evaluate, capsys, policy, asked):
+    evaluate.tell_unasked_model(compose_config("evaluate", ["out=x", "mllm=nano", f"policy={policy}"]))
+    assert ("is not asked by policy=" not in capsys.readouterr().err) == asked
+    evaluate.tell_unasked_model(compose_config("evaluate", ["out=x", f"policy={policy}"]))
+    assert not capsys.readouterr().err, "none is named"
+
+
+def test_the_best_predicted_mask_is_a_searchs(evaluate, tmp_path):
+    given = [f"out={tmp_path / 'x.json'}", "mllm=nano", "policy=agent", "protocol=best_predicted"]
+    with pytest.raises(ValueError, match=r"protocol=best_predicted: .* say policy=greedy search.k=1"):
+        evaluate.main(compose_config("evaluate", given))
+    assert not list(tmp_path.iterdir())

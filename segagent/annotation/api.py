@@ -53,7 +53,7 @@ class Annotator:
         """One trajectory per picture and text, `batch_size` at a time; `returned_mask` gives the mask of each.
 
         images: `[H, W, 3]` uint8 RGB, or files. masks: `[H, W]` bool, to refine: each comes back unless a mask is found
-        that is predicted to be at least as good. boxes: to begin from. Raises `ValueError` for lists of unequal length,
+        that is predicted to be better. boxes: to begin from. Raises `ValueError` for lists of unequal length,
         what is no picture, and both masks and boxes.
         """
         if masks is not None and boxes is not None:
@@ -107,9 +107,9 @@ def annotate(
     """What an annotator that is told `text` does with a picture; `returned_mask(trajectory)` is the mask.
 
     image: `[H, W, 3]` uint8 RGB, or a file. model: name or checkpoint folder of the MLLM, None for that of
-    `configs/annotate.yaml`, the nano that ships. mask: `[H, W]` bool, a mask to refine. box: in pixels, to begin from.
-    settings: further `key=value` of `scripts/annotate.py`. What was built stays for the next call with equal settings;
-    for many pictures take an `Annotator`, which works in batches.
+    `configs/annotate.yaml`, the nano that ships. mask: `[H, W]` bool, a mask to refine. box: a `segagent.types.Box` in
+    pixels, to begin from. settings: further `key=value` of `scripts/annotate.py`. What was built stays for the next
+    call with equal settings; for many pictures take an `Annotator`, which works in batches.
     """
     chosen = [] if model is None else [f"mllm={model}"]
     return _annotator((*chosen, *settings)).annotate(

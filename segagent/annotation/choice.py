@@ -18,14 +18,14 @@ def scores(trajectory: Trajectory) -> list[float | None]:
 def returned(trajectory: Trajectory) -> int:
     """Number of the mask that is returned, counted from the start's 0: see `Trajectory.returned`.
 
-    A mask that was given is only given up for one that is predicted to be at least as good: where it was not judged, or
-    the other one was not, it stays.
+    A mask that was given is only given up for one that is predicted to be better: where they are thought alike, or one
+    of them was not judged, it stays.
     """
     number = trajectory.returned
     if trajectory.init is not InitKind.MASK:
         return number
     said = scores(trajectory)
-    unsure = said[0] is None or said[number] is None or said[number] < said[0]
+    unsure = said[0] is None or said[number] is None or said[number] <= said[0]
     return 0 if unsure else number
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def read_instances(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     missing = [key for key in ("images", "annotations") if not isinstance(content, dict) or key not in content]
@@ -58,9 +59,21 @@ def read_instances(path: Path) -> dict:
     _check_entries(content.get("categories", []), ("id", "name"), f"{path}: category")
     for entry in content["annotations"]:
         box = entry.get("bbox") or [0.0] * 4
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
+        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
             raise ValueError(f"{path}: annotation {entry['id']}: bbox {box}: expected [x, y, width, height]")
-    return content | {"images": [_with_file_name(entry, path) for entry in content["images"]]}
+        said = entry.get("caption") or []
+        for caption in said if isinstance(said, list) else [said]:
+            if not isinstance(caption, str) or not caption.strip():
+                raise ValueError(f"{path}: annotation {entry['id']}: caption {caption!r}: expected a text")
+    images = [_with_file_name(entry, path) for entry in content["images"]]
+    checked = content | {"images": images}
+    if "categories" in content:  # of digits, names are numbers
+        checked["categories"] = [entry | {"name": str(entry["name"])} for entry in content["categories"]]
+    return checked
+
+
+def _is_finite(side: Any) -> bool:
+    return isinstance(side, (int, float)) and math.isfinite(side)
 
 
 def _check_entries(entries: Any, keys: tuple[str, ...], where: str, *, repeats: bool = True) -> None:
@@ -83,6 +96,8 @@ def _check_entries(entries: Any, keys: tuple[str, ...], where: str, *, repeats: 
 
 def _with_file_name(entry: dict, path: Path) -> dict:
     """LVIS entries have no `file_name`, but an address that ends with it: .../train2017/000000391895.jpg."""
+    if not isinstance(entry.get("file_name", ""), str):
+        raise ValueError(f"{path}: image {entry['id']}: file_name {entry['file_name']!r}: expected a text")
     if "file_name" in entry:
         return entry
     if "coco_url" not in entry:
@@ -214,7 +229,9 @@ class Coco:
         if void is not None:
             target = target & ~void
         if not target.any() and not self._allow_empty:
-            raise ValueError(f"{where}: empty target; remove the annotation, or say data.allow_empty=true")
+            raise ValueError(
+                f"{where}: empty target; remove the annotation, or say on_error=skip or data.allow_empty=true"
+            )
         return Sample(
             sample_id=self.sample_id(index),
             image=image,

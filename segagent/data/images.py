@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 from pathlib import Path
@@ -11,7 +12,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+# Pictures that nothing here reads, so that a folder of them is not taken for an empty one.
+OTHER_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".psd"})
 
 # Pillow's own guard against decompression bombs stays on, at a size that scans and aerial photographs still pass.
 Image.MAX_IMAGE_PIXELS = 400_000_000
@@ -72,15 +77,17 @@ def _open(path: str | Path, source: BinaryIO | None = None) -> Image.Image:
 
 def _to_eight_bits(array: np.ndarray, path: str | Path) -> np.ndarray:
     """16-bit and 32-bit grey -> uint8. 16-bit integers keep their upper byte, 32-bit ones too, unless all are at most
-    255; a float image must lie in [0, 255]."""
+    255; a float image lies in [0, 255], or in [0, 1]."""
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind in "ui" and array.dtype.itemsize > 2 and array.size and 0 <= array.min() <= array.max() <= 255:
         return array.astype(np.uint8)
     if array.dtype.kind in "ui" and array.size and array.min() >= 0 and array.max() <= 65535:
+        if array.max() < 4096:
+            log.warning("%s: of 16 bits 12 are used at most, so that it is nearly black; save it as 8 bit", path)
         return (array.astype(np.uint32) >> 8).astype(np.uint8)
     if array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 255:
-        return np.rint(array).astype(np.uint8)
+        return np.rint(array * 255 if array.max() <= 1 else array).astype(np.uint8)
     raise ValueError(f"{path}: {array.dtype} pixels between {array.min()} and {array.max()}; save it as 8 or 16 bit")
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from segagent.data.base import first
-from segagent.data.images import IMAGE_SUFFIXES, load_image, load_label_map
+from segagent.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, load_image, load_label_map
 from segagent.types import Sample
+
+log = logging.getLogger(__name__)
 
 
 def is_hidden(path: Path, folder: Path) -> bool:
@@ -22,18 +26,25 @@ def is_hidden(path: Path, folder: Path) -> bool:
 def list_pictures(folder: Path) -> dict[str, Path]:
     """Stem relative to the folder -> path of every picture below it, in sorted order.
 
+    Pictures of kinds that cannot be read are told.
     Raises `ValueError` when the folder is missing or empty, or two pictures differ in their suffix only.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
+    others: Counter[str] = Counter()
     for path in sorted(folder.rglob("*")):
+        others[path.suffix.lower()] += path.suffix.lower() in OTHER_SUFFIXES and not is_hidden(path, folder)
         if path.suffix.lower() not in IMAGE_SUFFIXES or is_hidden(path, folder) or path.is_dir():
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in found:
             raise ValueError(f"{folder}: {found[stem].name} and {path.name} have one name; keep one of them")
         found[stem] = path
+    left = {suffix: count for suffix, count in others.items() if count}
+    if left:
+        told = ", ".join(f"{count} of {suffix}" for suffix, count in sorted(left.items()))
+        log.warning("%s: pictures that cannot be read are left out (%s); save them as JPEG or PNG", folder, told)
     if not found:
         raise ValueError(f"{folder}: holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found

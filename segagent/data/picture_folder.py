@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +45,15 @@ class PictureFolder:
             if folder is not None and not Path(folder).is_dir():
                 raise ValueError(f"{folder}: no such folder ({name})")
         self.root, self._masks, self._truth = Path(images), masks, truth
+        there = list_pictures(self.root)
         found = {
             stem: path
-            for stem, path in list_pictures(self.root).items()
+            for stem, path in there.items()
             if include is None or re.search(include, path.relative_to(self.root).as_posix())
         }
         if not found:
             raise ValueError(f"{images}: no picture's path matches include={include!r}")
-        said = None if texts is None else read_texts(Path(texts), found)
+        said = None if texts is None else read_texts(Path(texts), there)
         self.unnamed = 0 if said is None else sum(stem not in said for stem in found)
         self._entries: list[tuple[str, Path, int, str]] = []
         for stem, path in found.items():
@@ -132,10 +134,13 @@ def read_texts(path: Path, pictures: dict[str, Path]) -> dict[str, list[str]]:
         raise ValueError(f"{path}: no such file (texts)")
     text = _text(path)
     said: dict[str, list[str]] = {}
+    # macOS writes an accent as a letter of its own, which most editors do not.
+    stems = {unicodedata.normalize("NFC", stem): stem for stem in pictures}
     for where, name, row in _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text):
         if not name.strip():
             raise ValueError(f"{path}: {where}: no picture is named")
-        stem = next((known for known in (name, str(Path(name).with_suffix(""))) if known in pictures), None)
+        composed = unicodedata.normalize("NFC", name)
+        stem = next((stems[word] for word in (composed, str(Path(composed).with_suffix(""))) if word in stems), None)
         if stem is None:
             raise ValueError(f"{path}: {where}: {name!r} is none of the {len(pictures)} pictures of the folder")
         if not isinstance(row, str) or not row.strip():
@@ -163,7 +168,16 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, str, object]]:
     try:
         missing = {"image", "text"} - set(reader.fieldnames or ())
         if missing:
-            raise ValueError(f"{path}: column {min(missing)!r} is missing; the first line is image,text")
-        return [(f"line {reader.line_num}", row["image"] or "", row["text"]) for row in reader]
+            raise ValueError(
+                f"{path}: column {min(missing)!r} is missing; the first line is image,text, with a comma between"
+            )
+        rows = []
+        for row in reader:
+            if None in row:  # what has no column
+                raise ValueError(
+                    f"{path}: line {reader.line_num}: more fields than columns; a text with a comma goes in quotes"
+                )
+            rows.append((f"line {reader.line_num}", row["image"] or "", row["text"]))
+        return rows
     except csv.Error as error:  # such as a quote that is never closed
         raise ValueError(f"{path}: after line {reader.line_num}: not CSV ({error})") from None

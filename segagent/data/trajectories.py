@@ -117,6 +117,9 @@ def _step_from_json(record: dict, index: int, height: int, width: int) -> Step:
 def trajectory_from_json(record: Any) -> Trajectory:
     """The way back from `trajectory_to_json`. Raises `ValueError` that names the key when something is off."""
     try:
+        for key, kind in (("sample_id", str), ("text", str), ("extras", dict)):
+            if not isinstance(record.get(key, {}) if key == "extras" else record[key], kind):
+                raise ValueError(f"key {key!r}: {record[key]!r} is no {'object' if kind is dict else 'text'}")
         height, width, init = int(record["height"]), int(record["width"]), record["init"]
         return Trajectory(
             sample_id=record["sample_id"],
@@ -147,12 +150,12 @@ def trajectory_from_json(record: Any) -> Trajectory:
 
 def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
     """Streams a JSONL file. Raises `ValueError` naming file, line and reason at the first line that is not sound."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield trajectory_from_json(json.loads(line))
+                yield trajectory_from_json(json.loads(line.decode()))
             except ValueError as error:
-                hint = "" if line.endswith("\n") else " (the last line is cut off: resume=true repairs a killed run)"
+                hint = "" if line.endswith(b"\n") else " (the last line is cut off: resume=true repairs a killed run)"
                 raise ValueError(f"{path}, line {number}: {error}{hint}") from None
 
 
@@ -175,15 +178,15 @@ def set_aside(path: Path) -> None:
     Raises `OSError` while another process writes to it.
     """
     with open(path, "ab") as file:
-        _lock(file, path)
+        lock(file, path)
         if fcntl is not None:
             os.replace(path, aside(path))
             return
     os.replace(path, aside(path))  # Windows renames no open file
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Until it is closed no other process gets it; on a file system without locks, none is held."""
+def lock(file: BinaryIO, path: Path) -> None:
+    """Until it is closed no other process gets it (`OSError`); on a file system without locks, none is held."""
     if fcntl is None:
         return
     try:
@@ -213,7 +216,7 @@ class TrajectoryWriter:
         # Unbuffered: after a failed write nothing is left behind that closing the file would try to write again.
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by __exit__
         try:
-            _lock(self._file, self.path)
+            lock(self._file, self.path)
             if resume:
                 self._recover()
             else:

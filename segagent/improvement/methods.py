@@ -58,6 +58,8 @@ def _check(reward: str, **ious: float | None) -> None:
     if reward not in REWARDS:
         raise ValueError(f"method.reward={reward!r}: choose {' or '.join(REWARDS)}")
     for name, value in ious.items():
+        if value is None and name != "tau_stop":
+            raise ValueError(f"method.{name}=null: an IoU in [0, 1]")
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"method.{name}={value}: an IoU in [0, 1]")
 

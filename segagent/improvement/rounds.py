@@ -33,9 +33,10 @@ from segagent.improvement.figures import (
     training_figures,
 )
 from segagent.improvement.folder import RoundFolder
-from segagent.improvement.rollouts import PACE_KEYS, check_parts, part_of, roll_out_shared
+from segagent.improvement.rollouts import PACE_KEYS, check_parts, part_of, parts_begun, roll_out_shared
 from segagent.improvement.selection import select
 from segagent.policies.search import TreeSearch
+from segagent.run import parse_shard
 from segagent.training.examples import TaskMix
 from segagent.training.sft_data import build_pictures, trajectory_files
 from segagent.training.sft_setup import check_training, make_trainer
@@ -124,10 +125,13 @@ class Improvement:
                 f"{folder.rollouts}: was begun by one process or is joined; go on with resume=true and without shard"
             )
         part = part_of(folder.rollouts, shard)
+        count, begun = parts_begun(folder.rollouts)
+        if begun and count != parse_shard(shard)[1]:
+            raise ValueError(f"shard={shard}: {begun[0]} is one of {count} parts; go on with shard=i/{count}")
+        check_parts(folder.rollouts, self.config)
         claim_output(part, self.config, part, but=(*RUN_KEYS, *PACE_KEYS))
         if self.config.overwrite:
             part.unlink(missing_ok=True)
-        check_parts(folder.rollouts, self.config)
         summary = self.engine.roll_out(self._work(folder.number), part, shard)
         return part, bool(summary.skipped)
 

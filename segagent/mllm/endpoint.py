@@ -279,6 +279,7 @@ class Endpoint:
         if row.observation.system:
             messages.insert(0, {"role": "system", "content": row.observation.system})
         body = {"model": self.path, "messages": messages, "max_tokens": max_new_tokens, "temperature": row.temperature}
+        body["top_p"] = 1.0  # else servers take that of the checkpoint's generation_config.json
         if row.prefix:
             messages.append({"role": "assistant", "content": row.prefix})
             body |= _CONTINUE if self.prefix_mode == "vllm" else {}

@@ -11,10 +11,15 @@ import math
 from segagent.types import RefusedError
 
 
-def bounded_size(*, width: int, height: int, multiple: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """(width, height) after resizing. Raises `RefusedError` for a side ratio above 200, which the networks refuse."""
+def check_ratio(*, width: int, height: int) -> None:
+    """Raises `RefusedError` for a side ratio above 200: such a picture would be huge once its short side is resized."""
     if max(width, height) > 200 * min(width, height):
         raise RefusedError(f"picture of {width}x{height}: one side is more than 200 times the other; crop it")
+
+
+def bounded_size(*, width: int, height: int, multiple: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """(width, height) after resizing. Raises `RefusedError` for a side ratio above 200, which the networks refuse."""
+    check_ratio(width=width, height=height)
     wide, high = round(width / multiple) * multiple, round(height / multiple) * multiple
     if wide * high > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from segagent.devices import torch_device
 from segagent.dialogue import Observation
 from segagent.mllm.files import read_config
+from segagent.mllm.image_size import check_ratio
 from segagent.mllm.local import LocalMLLM, Tokenizer, torch_dtype
 from segagent.mllm.network import IMAGE_TOKEN
 from segagent.mllm.osprey_network import (
@@ -141,9 +142,13 @@ class Osprey(LocalMLLM):
         return self.network.config.image_size
 
     def pixels(self, image: np.ndarray) -> Tensor:
-        """`[3, S, S]`: shortest side to S with PIL's bicubic, aspect kept, then bilinear to the square, as Osprey."""
+        """`[3, S, S]`: shortest side to S with PIL's bicubic, aspect kept, then bilinear to the square, as Osprey.
+
+        Raises `RefusedError` as `check_ratio`.
+        """
         side = self.image_size
         height, width = image.shape[:2]
+        check_ratio(width=width, height=height)
         if height < width:
             height, width = side, int(side * width / height)
         else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
@@ -163,12 +164,16 @@ class TransformersVLM:
         return _AnswerForm(lead, end)
 
     def _render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-        return self.processor.tokenizer.apply_chat_template(
-            messages,
-            chat_template=self.processor.chat_template,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-        )
+        try:
+            return self.processor.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self.processor.chat_template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except (TemplateError, TypeError) as error:  # one of a model without pictures
+            where = self._processor_parts[0].tokenizer
+            raise ValueError(f"{where}: its chat template takes no messages with pictures ({error})") from None
 
     def _prompt(self, observation: Observation) -> str:
         text = self._render(_messages(observation.system, observation.prompt), add_generation_prompt=True)

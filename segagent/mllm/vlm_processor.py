@@ -59,7 +59,8 @@ def load_processor(checkpoint: Checkpoint, config: PreTrainedConfig, bounds: Ima
             value = _setting(name, settings, config)
             if value is not None:
                 arguments[name] = value
-    template = tokenizer.chat_template or settings.get("chat_template")
+    # As a processor of transformers: its own goes first, since the tokenizer's may be of the text-only model.
+    template = settings.get("chat_template") or tokenizer.chat_template
     if not template:
         raise ValueError(f"{checkpoint.tokenizer}: has no chat template (chat_template.jinja or tokenizer_config.json)")
     try:

@@ -90,13 +90,18 @@ class PredictedIou:
 class SegmenterScore:
     """What the segmenter itself predicts for its mask (SAM's IoU head): `memory.score`.
 
-    It speaks of how sound an outline is, not of whether it is the object that was asked for. None for a state whose
-    memory says nothing: a start, a segmenter without such a head.
+    It speaks of how sound an outline is, not of whether it is the object that was asked for. None for a start. Raises
+    `ValueError` for a mask of a segmenter that has no such head.
     """
 
     reads_replies = False
 
     def score(self, states: Sequence[State], replies: Sequence[Sequence[Action]] | None = None) -> list[float | None]:
+        if any(state.steps and not hasattr(state.memory, "score") for state in states):
+            raise ValueError(
+                "reward=segmenter_score: this segmenter tells no score of its masks; take one of SAM's kind "
+                "(segmenter=sam), or another reward"
+            )
         return [_bounded(getattr(state.memory, "score", None)) for state in states]
 
 

@@ -33,14 +33,14 @@ def trajectory(init, said, last=None, best=None):
         (InitKind.EMPTY, (0.2, 0.5), None, None, 2),  # no search: the last one
         (InitKind.EMPTY, (0.2, 0.5), 0.4, 1, 1),
         (InitKind.MASK, (0.2, 0.5), 0.4, 1, 1),
-        (InitKind.MASK, (0.5, 0.5), 0.4, 1, 1),  # as good
+        (InitKind.MASK, (0.5, 0.5), 0.4, 1, 0),  # as good is not better
         (InitKind.MASK, (0.6, 0.5), 0.4, 1, 0),  # worse
         (InitKind.MASK, (None, 0.5), 0.9, 2, 0),  # nothing is known of what was given
         (InitKind.MASK, (0.2, 0.5), None, 2, 0),  # or of what came of it
         (InitKind.MASK, (0.2, 0.5), None, None, 0),
     ],
 )
-def test_a_given_mask_stays_unless_another_one_is_judged_as_good(init, said, last, best, expected):
+def test_a_given_mask_stays_unless_another_one_is_judged_better(init, said, last, best, expected):
     one = trajectory(init, said, last, best)
     assert scores(one) == [*said, last]
     assert returned(one) == expected

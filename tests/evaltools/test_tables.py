@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from segagent.configuration import build, compose_config
+from segagent.configuration import CONFIG_DIR, build, compose_config, names
 from segagent.data.predictions import read_predictions
 from segagent.entry import expand_checkpoints, git_hash
 from segagent.mllm.testing import write_nano
@@ -19,7 +19,7 @@ from segagent.tables.cells import Cell, Cells, entry_module
 from segagent.tables.difficulty import _apart
 from segagent.tables.page import write_pages
 from segagent.tables.section import Plot, Section, Table
-from segagent.tables.settings import member_words, named_settings, value_word
+from segagent.tables.settings import member_words, named_settings, value_word, words_of
 from segagent.tables.setup import Setup
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +36,7 @@ SETTINGS = [
     "training.coordinates=[nano_row_first]", 'training.box_segmenter="segmenter=graphcut segmenter.max_pixels=1024"',
     f'improvement.data="{SMALL}"', f'improvement.simulate="{SMALL} data.split=train"', "improvement.limit=2",
     f'improvement.settings="{TRAINED}"', "improvement.methods=[star,star_plus]",
+    "training.steps=0", "improvement.steps=0",
 ]  # fmt: skip
 LEFT_OUT = ("table5", "table6")
 QUICK = "parts=[table1,table2,table3,fig3,fig4,cost,table4,improvement]"
@@ -386,3 +387,26 @@ def test_weights_that_trainings_begin_from_are_among_those_that_may_not_change(t
     after = setup_of(tmp_path, *given).weights()
     assert before["training.start"] != after["training.start"] and before["mllm"] == after["mllm"]
     assert "training.start" not in setup_of(tmp_path, *given, "parts=[table1]").weights()
+
+
+@pytest.mark.parametrize("name", names("scale"))
+def test_a_scale_of_the_paper_names_what_every_run_takes(name):
+    given = [f"scale={name}", "mllm.path=/m", "segmenter.path=/s.pth", "root=/data/sets", "out=o", "limit=5"]
+    config = compose_config("tables", given)
+    OmegaConf.resolve(config)
+    assert not OmegaConf.missing_keys(config) and config.limit == 5
+    datasets = named_settings(list(config.datasets))
+    assert list(datasets) == ["refcoco", "refcoco+", "refcocog", "dis5k", "thinobject5k"]
+    assert {config.easy, config.hard} <= set(datasets)
+    for words in datasets.values():
+        assert compose_config("evaluate", [*words, "out=x"]).data.root == "/data/sets"
+    for part, entry in ((config.training, "train"), (config.improvement, "improve")):
+        compose_config("simulate", [*words_of(part.simulate, "simulate"), "out=x"])
+        words = [*words_of(part.data, "data"), *words_of(part.settings, "settings")]
+        learnt = compose_config(entry, [*words, "data.trajectories=x", "out=x"])
+        assert learnt.train.epochs == 2 and learnt.train.lr == 1e-5
+    for text in (config.filtering.data, config.filtering.train):
+        compose_config("filtering", [*words_of(text, "filtering"), "out=x"])
+    compose_config("evaluate", [*words_of(config.training.box_segmenter, "box_segmenter"), "out=x"])
+    trained = OmegaConf.load(CONFIG_DIR / "tables.yaml")
+    assert trained.training.steps and trained.improvement.steps, "one command makes every part"

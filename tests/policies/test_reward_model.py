@@ -47,8 +47,11 @@ def test_a_judge_is_asked_instead_of_the_proposer():
 
 def test_the_segmenters_score_is_bounded_and_none_where_it_says_nothing():
     scores = [SimpleNamespace(score=value) for value in (0.8, 1.02, -0.1, float("nan"))]
-    states = [SimpleNamespace(memory=memory) for memory in (*scores, None, "probabilities")]
+    states = [SimpleNamespace(memory=memory, steps=("a click",)) for memory in scores]
+    states += [SimpleNamespace(memory=memory, steps=()) for memory in (None, "probabilities")]
     assert SegmenterScore().score(states) == [0.8, 1.0, 0.0, None, None, None]
+    with pytest.raises(ValueError, match="this segmenter tells no score of its masks"):
+        SegmenterScore().score([SimpleNamespace(memory="probabilities", steps=("a click",))])
 
 
 def test_the_true_iou_needs_a_target(discs, sample_of):

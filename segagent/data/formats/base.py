@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,8 @@ class FileFormat(Protocol):
 
     `read` raises `ValueError` naming file and place for what is unsound, `write` for what cannot be said in the format;
     it returns how many trajectories it wrote. holds: which of the facts that
-    scripts/convert.py counts survive in the format.
+    scripts/convert.py counts survive in the format. categories: of formats that number them, their names in that order:
+    what `read` found, and what `write` begins with, so that files of one data set (train, val) agree; may be missing.
     """
 
     holds: tuple[str, ...]
@@ -85,6 +86,30 @@ def group_by_picture(trajectories: Iterable[Trajectory]) -> dict[str, list[Traje
             )
         group.append(trajectory)
     return groups
+
+
+def group_by_object(group: Iterable[Trajectory]) -> list[list[Trajectory]]:
+    """Samples of one picture -> one list per object; an object id that is None says nothing."""
+    objects: list[list[Trajectory]] = []
+    for trajectory in group:
+        same = (
+            found
+            for found in objects
+            if trajectory.object_id is not None
+            and (found[0].object_id, found[0].target, found[0].category)
+            == (trajectory.object_id, trajectory.target, trajectory.category)
+        )
+        home = next(same, None)
+        if home is None:
+            objects.append([trajectory])
+        else:
+            home.append(trajectory)
+    return objects
+
+
+def numbered(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Categories in the order of their numbers: known ones as they are, then the others, sorted."""
+    return [*dict.fromkeys(known), *sorted(set(names) - set(known))]
 
 
 def flat_names(paths: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pycocotools import mask as coco_mask
 
 from segagent.data.coco import read_instances, segmentation_to_mask
-from segagent.data.formats.base import group_by_picture, need_target, object_trajectory
+from segagent.data.formats.base import group_by_object, group_by_picture, need_target, numbered, object_trajectory
 from segagent.types import Trajectory
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,16 @@ class CocoFile:
         if crowd not in ("leave_out", "sample"):
             raise ValueError(f"crowd={crowd!r}: choose leave_out or sample")
         self.path, self.crowd = Path(path), crowd
+        self.categories: list[str] = []
 
     def read(self) -> Iterator[Trajectory]:
         content = read_instances(self.path)
         pictures = {entry["id"]: entry for entry in content["images"]}
         categories = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
+        self.categories[:] = [categories[number] for number in sorted(categories, key=_in_order)]
+        told = len({entry["image_id"] for entry in content["annotations"]} & pictures.keys())
+        if told < len(pictures):
+            log.warning("%s: %d pictures without annotations are left out", self.path, len(pictures) - told)
         crowds = sum(bool(entry.get("iscrowd")) for entry in content["annotations"])
         if crowds and self.crowd == "leave_out":
             log.warning("%s: %d crowd regions are left out; crowd=sample takes them", self.path, crowds)
@@ -51,7 +56,7 @@ class CocoFile:
     def write(self, trajectories: Iterable[Trajectory]) -> int:
         groups = group_by_picture(trajectories)
         members = [trajectory for group in groups.values() for trajectory in group]
-        named = sorted({trajectory.category or "object" for trajectory in members})
+        named = numbered((trajectory.category or "object" for trajectory in members), self.categories)
         categories = {name: number for number, name in enumerate(named, 1)}
         images, annotations = [], []
         for number, (name, group) in enumerate(groups.items(), 1):
@@ -59,7 +64,7 @@ class CocoFile:
             images.append({"id": number, "file_name": name, "height": first.height, "width": first.width})
             if not isinstance(first.image_name, str) or first.image_name != name:
                 images[-1]["image_name"] = first.image_name
-            for expressions in _by_object(group):
+            for expressions in group_by_object(group):
                 annotations.append(_annotation(expressions, len(annotations) + 1, number, categories))
         content = {
             "images": images,
@@ -71,6 +76,11 @@ class CocoFile:
         partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
         os.replace(partial, self.path)
         return len(members)
+
+
+def _in_order(number: object) -> tuple[bool, object]:
+    """Ids are numbers, or texts."""
+    return isinstance(number, str), number
 
 
 def _objects(entry: dict, pictures: dict, categories: dict, where: str) -> Iterator[Trajectory]:
@@ -90,25 +100,6 @@ def _objects(entry: dict, pictures: dict, categories: dict, where: str) -> Itera
             object_id=entry.get("object_id", entry["id"]),
             category=category,
         )
-
-
-def _by_object(group: list[Trajectory]) -> list[list[Trajectory]]:
-    """Samples of one picture -> one list per object; an object id that is None says nothing."""
-    objects: list[list[Trajectory]] = []
-    for trajectory in group:
-        same = (
-            found
-            for found in objects
-            if trajectory.object_id is not None
-            and (found[0].object_id, found[0].target, found[0].category)
-            == (trajectory.object_id, trajectory.target, trajectory.category)
-        )
-        home = next(same, None)
-        if home is None:
-            objects.append([trajectory])
-        else:
-            home.append(trajectory)
-    return objects
 
 
 def _annotation(expressions: list[Trajectory], number: int, image: int, categories: dict[str, int]) -> dict:

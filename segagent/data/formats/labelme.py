@@ -17,14 +17,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segagent.data.formats.base import flat_names, group_by_picture, need_target, object_trajectory, read_text
+from segagent.data.formats.base import (
+    flat_names,
+    group_by_object,
+    group_by_picture,
+    need_target,
+    object_trajectory,
+    read_text,
+)
 from segagent.data.mask_folders import is_hidden
 from segagent.masks import bounding_box, decode_rle, mask_to_polygons, polygons_to_mask
 from segagent.types import Trajectory
 
 
 class LabelMeFolder:
-    """A shape's `label` is the category (or the text), its `description` the text.
+    """A shape's `label` is the category (or the text), its `description` the text, of several a line each.
 
     Cannot say: clicks, void pixels, sample and object ids (they become STEM/NUMBER and the group's number), empty
     targets (refused). Shapes without `group_id` are objects of their own. LabelMe looks for `imagePath` from the folder
@@ -71,7 +78,7 @@ class LabelMeFolder:
         names = flat_names(groups)
         self.path.mkdir(parents=True, exist_ok=True)
         for picture, group in groups.items():
-            shapes = [shape for number, made in enumerate(group) for shape in _shapes(made, number)]
+            shapes = [shape for number, made in enumerate(group_by_object(group)) for shape in _shapes(made, number)]
             content = {
                 "version": "5.2.1",
                 "flags": {},
@@ -85,14 +92,16 @@ class LabelMeFolder:
         return sum(map(len, groups.values()))
 
 
-def _shapes(trajectory: Trajectory, group: int) -> list[dict]:
+def _shapes(expressions: list[Trajectory], group: int) -> list[dict]:
+    """Of one object."""
+    trajectory = expressions[0]
     mask = decode_rle(need_target(trajectory))
     box = bounding_box(mask)
     if box is None:
         raise ValueError(f"sample {trajectory.sample_id!r}: an empty target, which LabelMe cannot say")
     common = {
         "label": trajectory.category or trajectory.text,
-        "description": trajectory.text,
+        "description": "\n".join(" ".join(expression.text.split("\n")) for expression in expressions),
         "group_id": group,
         "flags": {},
     }
@@ -147,11 +156,13 @@ def _objects(content: dict, path: Path, picture: str) -> Iterator[Trajectory]:
     for index, numbers in enumerate(objects.values()):
         shapes = [content["shapes"][number] for number in numbers]
         parts = [_draw(shape, height, width, f"{path}: shape {k}") for shape, k in zip(shapes, numbers, strict=True)]
-        yield object_trajectory(
-            np.logical_or.reduce(parts),
-            sample_id=f"{path.stem}/{index}",
-            image_name=picture,
-            text=shapes[0].get("description") or shapes[0]["label"],
-            object_id=index,
-            category=shapes[0]["label"],
-        )
+        said = [line for line in (shapes[0].get("description") or "").split("\n") if line.strip()]
+        for number, text in enumerate(said or [shapes[0]["label"]]):
+            yield object_trajectory(
+                np.logical_or.reduce(parts),
+                sample_id=f"{path.stem}/{index}" + (f"#{number}" if number else ""),
+                image_name=picture,
+                text=text,
+                object_id=index,
+                category=shapes[0]["label"],
+            )

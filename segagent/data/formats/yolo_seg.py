@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from segagent.data.formats.base import group_by_picture, need_target, object_trajectory, picture_size, read_text
+from segagent.data.formats.base import (
+    group_by_object,
+    group_by_picture,
+    need_target,
+    numbered,
+    object_trajectory,
+    picture_size,
+    read_text,
+)
 from segagent.data.images import resolve_inside
 from segagent.data.mask_folders import is_hidden
 from segagent.masks import decode_rle, mask_to_polygons, polygons_to_mask
@@ -41,9 +49,9 @@ class YoloSegFolder:
     """path: folder with labels/ and data.yaml in it. images: folder of the pictures (their size and suffix), None for
     `path/images`; pictures are neither copied nor needed to write.
 
-    Cannot say: clicks, void pixels, texts other than the category, ids, holes (they are filled, and told), empty
-    targets (refused). Bridges between parts may add pixels when drawn again: then what is read is close to what was
-    written, not equal, and told too.
+    An object with several texts is one line. Cannot say: clicks, void pixels, texts other than the category, ids, holes
+    (they are filled, and told), empty targets (refused). Bridges between parts may add pixels when drawn again: then
+    what is read is close to what was written, not equal, and told too.
     """
 
     holds = ("categories",)
@@ -51,9 +59,11 @@ class YoloSegFolder:
     def __init__(self, *, path: str, images: str | None = None) -> None:
         self.path = Path(path)
         self.images = self.path / "images" if images is None else Path(images)
+        self.categories: list[str] = []
 
     def read(self) -> Iterator[Trajectory]:
         names = self._names()
+        self.categories[:] = [names[number] for number in sorted(names)]
         files = [path for path in sorted((self.path / "labels").rglob("*.txt")) if not is_hidden(path, self.path)]
         if not files:
             raise ValueError(f"{self.path / 'labels'}: no such folder, or no *.txt in it")
@@ -98,22 +108,23 @@ class YoloSegFolder:
         groups = group_by_picture(trajectories)
         paths = self._label_paths(groups)
         members = [trajectory for group in groups.values() for trajectory in group]
-        classes = sorted({trajectory.category or trajectory.text for trajectory in members})
+        classes = numbered((trajectory.category or trajectory.text for trajectory in members), self.categories)
         (self.path / "labels").mkdir(parents=True, exist_ok=True)
-        changed = 0
+        total = changed = 0
         for picture, group in groups.items():
             lines = []
-            for trajectory in group:
-                line, exact = _write_line(trajectory, classes)
+            for expressions in group_by_object(group):
+                line, exact = _write_line(expressions[0], classes)
                 lines.append(line)
                 changed += not exact
+            total += len(lines)
             paths[picture].parent.mkdir(parents=True, exist_ok=True)
             paths[picture].write_text("".join(lines), encoding="utf-8")
         # Without `path`: Ultralytics takes the folder of the file then, and for "." the one it is called in.
         content = {"train": "images", "val": "images", "names": dict(enumerate(classes))}
         OmegaConf.save(OmegaConf.create(content), self.path / "data.yaml")
         if changed:
-            log.warning("%s: %d of %d masks have holes or parts that YOLO cannot say", self.path, changed, len(members))
+            log.warning("%s: %d of %d masks have holes or parts that YOLO cannot say", self.path, changed, total)
         return len(members)
 
 

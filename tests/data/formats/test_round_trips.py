@@ -141,10 +141,10 @@ def test_a_coco_id_as_image_name_survives(tmp_path):
 def test_labelme_holds_masks_of_every_form_exactly(tmp_path):
     fmt("labelme", tmp_path / "l").write(samples())
     shapes = json.loads((tmp_path / "l" / "a.json").read_text())["shapes"]
-    assert [shape["shape_type"] for shape in shapes] == ["polygon", "polygon", "mask"], "a ring is no polygon"
+    assert [shape["shape_type"] for shape in shapes] == ["polygon", "mask"], "one of an object; a ring is no polygon"
     again = list(fmt("labelme", tmp_path / "l").read())
     same_objects(again, samples(), ("text", "category", "image_name"))
-    assert [one.sample_id for one in again] == ["a/0", "a/1", "a/2", "b/0"]
+    assert [one.sample_id for one in again] == ["a/0", "a/0#1", "a/1", "b/0"]
 
 
 def test_labelme_of_others(tmp_path):
@@ -234,15 +234,15 @@ def test_a_number_in_a_file_of_refclef_is_a_picture_of_imageclef(tmp_path):
 
 def test_yolo_holds_single_outlines_exactly_and_tells_what_it_cannot(tmp_path, pictures, caplog):
     fmt("yolo_seg", tmp_path / "y").write(samples())
-    assert "1 of 4 masks have holes or parts" in caplog.text, "the ring; two parts are joined without a pixel lost"
+    assert "1 of 3 masks have holes or parts" in caplog.text, "the ring; two parts are joined without a pixel lost"
     assert (tmp_path / "y" / "labels" / "b.txt").read_text().startswith("1 ")
     again = list(fmt("yolo_seg", tmp_path / "y", images=str(pictures)).read())
     assert [(one.text, one.image_name) for one in again] == [
         ("pair", "b.jpg"),
-        *(("cup", "dir/a.jpg"),) * 2,
+        ("cup", "dir/a.jpg"),
         ("ring", "dir/a.jpg"),
     ]
-    for one, other in zip(again, [samples()[3], *samples()[:3]], strict=True):
+    for one, other in zip(again, [samples()[3], samples()[0], samples()[2]], strict=True):
         filled = polygons_to_mask(mask_to_polygons(decode_rle(other.target)), *SIZE)
         assert (decode_rle(one.target) == filled).all()
     fmt("yolo_seg", tmp_path / "y2").write(again)
