@@ -1,5 +1,6 @@
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,3 +198,26 @@ def test_the_file_of_a_picture_is_known_without_opening_it(folder, tmp_path):
     (tmp_path / "images" / "b.png").unlink()
     assert [data.picture_path(index).name for index in range(len(data))] == ["a.png", "b.png", "a.png"]
     assert data.picture_path(1).parent == tmp_path / "images"
+
+
+@pytest.mark.parametrize(
+    "part, change, message",
+    [
+        ("annotations", {"caption": ["a", None]}, "caption None: expected a text"),
+        ("annotations", {"caption": 5}, "caption 5: expected a text"),
+        ("annotations", {"caption": " "}, "caption ' ': expected a text"),
+        ("annotations", {"bbox": [0, 0, float("nan"), 1]}, r"bbox .*: expected \[x, y, width, height\]"),
+        ("annotations", {"bbox": [0, 0, float("inf"), 1]}, r"bbox .*: expected \[x, y, width, height\]"),
+        ("images", {"file_name": 5}, "file_name 5: expected a text"),
+    ],
+)
+def test_values_of_another_type_are_refused_when_the_file_is_read(folder, part, change, message):
+    with pytest.raises(ValueError, match=message):
+        Coco(**folder(lambda content: content[part][0].update(change)))
+
+
+def test_a_category_that_is_a_number_and_a_mark_before_the_file(folder):
+    settings = folder(lambda content: content["categories"][0].update(name=7))
+    path = Path(settings["annotations"])
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert Coco(**settings)[0].text == "7"

@@ -142,3 +142,13 @@ def test_what_is_transparent_in_a_mask_is_nothing(tmp_path):
     Image.fromarray(np.where(alpha > 0, 255, 7).astype(np.uint8)).save(tmp_path / "l.png", transparency=7)
     for name in ("rgba", "la", "p", "l"):
         assert np.array_equal(load_label_map(tmp_path / f"{name}.png"), alpha)
+
+
+def test_deep_pictures_that_use_a_part_of_their_range(tmp_path, picture, caplog):
+    grey = picture[:, :, 0]
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "unit.tif")
+    np.testing.assert_array_equal(load_image(tmp_path / "unit.tif")[:, :, 0], grey)
+    assert not caplog.text
+    Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / "twelve.png")
+    load_image(tmp_path / "twelve.png")
+    assert "twelve.png: of 16 bits 12 are used at most" in caplog.text

@@ -102,3 +102,35 @@ def test_texts_of_other_editors(folder, tmp_path):
     (tmp_path / "l.csv").write_bytes("image,text\na,caf\u00e9\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"l.csv: not UTF-8"):
         PictureFolder(images=str(folder), texts=str(tmp_path / "l.csv"))
+
+
+def test_a_text_with_a_comma_needs_quotes(folder, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("image,text\na.png,left, brown gear\n")
+    with pytest.raises(ValueError, match=r"t.csv: line 2: more fields than columns; .* goes in quotes"):
+        listed(images=str(folder), texts=str(table))
+    table.write_text('image,text\na.png,"left, brown gear"\n')
+    assert listed(images=str(folder), texts=str(table)) == {"a": "left, brown gear"}
+    table.write_text("image;text\na.png;gear\n")
+    with pytest.raises(ValueError, match="the first line is image,text, with a comma between"):
+        listed(images=str(folder), texts=str(table))
+
+
+def test_texts_of_pictures_that_are_left_out_are_no_mistake(folder, tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps({"a": "cup", "sub/b": "gear"}))
+    assert listed(images=str(folder), texts=str(tmp_path / "t.json"), include="^sub/") == {"sub/b": "gear"}
+
+
+def test_an_accent_is_one_letter_or_two(folder, tmp_path):
+    (folder / "a.png").rename(folder / "Tu\u0308r.png")
+    (tmp_path / "t.json").write_text(json.dumps({"T\u00fcr.png": "door"}))
+    assert listed(images=str(folder), texts=str(tmp_path / "t.json")) == {"Tu\u0308r": "door"}
+
+
+def test_pictures_that_nothing_here_reads_are_told(folder, caplog):
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(folder / "c.jfif", "JPEG")
+    Image.fromarray(np.zeros((6, 8), np.uint8)).save(folder / "d.gif")
+    for name in ("e.HEIC", "sub/f.heic", "g.nef", ".hidden.heic", "notes.txt"):
+        (folder / name).write_bytes(b"?")
+    assert set(listed(images=str(folder), text="cup")) == {"a", "sub/b", "c", "d"}
+    assert "left out (2 of .heic, 1 of .nef); save them as JPEG or PNG" in caplog.text

@@ -196,3 +196,30 @@ def test_a_file_that_is_written_to_is_nobody_elses(tmp_path, one):
         assert len(list(read_trajectories(path))) == 1, "nothing was taken from it"
     with TrajectoryWriter(path, resume=True) as writer:
         assert list(writer.done) == [one.sample_id]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"sample_id": ["a"]}, r"key 'sample_id': \['a'\] is no text"),
+        ({"text": None}, "key 'text': None is no text"),
+        ({"extras": None}, "key 'extras': None is no object"),
+        ({"extras": [1]}, r"key 'extras': \[1\] is no object"),
+    ],
+)
+def test_keys_of_another_type_are_refused_by_line(tmp_path, one, change, message):
+    record = trajectory_to_json(one)
+    (tmp_path / "t.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(record | change) + "\n")
+    read = read_trajectories(tmp_path / "t.jsonl")
+    next(read)
+    with pytest.raises(ValueError, match=rf"t.jsonl, line 2: {message}"):
+        next(read)
+
+
+def test_what_is_not_utf8_is_refused_by_line(tmp_path, one):
+    line = json.dumps(trajectory_to_json(one)).encode()
+    (tmp_path / "t.jsonl").write_bytes(line + b"\n" + line.replace(b'"text": "', b'"text": "caf\xe9') + b"\n")
+    read = read_trajectories(tmp_path / "t.jsonl")
+    next(read)
+    with pytest.raises(ValueError, match=r"t.jsonl, line 2: 'utf-8' codec"):
+        next(read)

@@ -96,3 +96,54 @@ def test_nothing_is_overwritten_unasked(convert, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             convert(f"out={tmp_path / 'd'}", *wrong)
+
+
+def coco(tmp_path, name, *annotations, pictures=1):
+    """A file with the categories zebra (11), apple (12) and owl (3, of no object)."""
+    images = [{"id": k, "file_name": f"{k}.jpg", "height": 10, "width": 12} for k in range(pictures)]
+    square = {"image_id": 0, "segmentation": [[2, 2, 8, 2, 8, 8, 2, 8]]}
+    content = {
+        "images": images,
+        "annotations": [{"id": k, **square, **entry} for k, entry in enumerate(annotations)],
+        "categories": [{"id": 11, "name": "zebra"}, {"id": 12, "name": "apple"}, {"id": 3, "name": "owl"}],
+    }
+    (tmp_path / name).write_text(json.dumps(content))
+    return f"input={tmp_path / name}"
+
+
+def test_files_of_one_data_set_number_its_categories_alike(convert, tmp_path, caplog):
+    train = coco(tmp_path, "train.json", {"category_id": 11}, {"category_id": 12}, pictures=3)
+    val = coco(tmp_path, "val.json", {"category_id": 11})
+    for given, name in ((train, "a"), (val, "b")):
+        convert("from=coco", given, "to=yolo_seg", f"out={tmp_path / name}")
+        convert("from=coco", given, "to=coco", f"out={tmp_path / name}.json")
+    labels = [(tmp_path / name / "labels" / "0.txt").read_text().split("\n") for name in ("a", "b")]
+    assert [line[:1] for line in labels[0]] == ["1", "2", ""] and [line[:1] for line in labels[1]] == ["1", ""]
+    named = [json.loads((tmp_path / f"{name}.json").read_text())["categories"] for name in ("a", "b")]
+    assert named[0] == named[1] == [{"id": k, "name": name} for k, name in enumerate(("owl", "zebra", "apple"), 1)]
+    assert "train.json: 2 pictures without annotations are left out" in caplog.text
+
+
+def test_an_object_with_several_texts_is_one_object(convert, tmp_path):
+    given = coco(tmp_path, "c.json", {"category_id": 11, "caption": ["left", "the zebra", "zebra"]})
+    convert("from=coco", given, "to=yolo_seg", f"out={tmp_path / 'y'}")
+    assert len((tmp_path / "y" / "labels" / "0.txt").read_text().splitlines()) == 1
+    convert("from=coco", given, "to=labelme", f"out={tmp_path / 'l'}")
+    (shape,) = json.loads((tmp_path / "l" / "0.json").read_text())["shapes"]
+    assert shape["description"] == "left\nthe zebra\nzebra"
+    convert("from=labelme", f"input={tmp_path / 'l'}", "to=coco", f"out={tmp_path / 'again.json'}")
+    (annotation,) = json.loads((tmp_path / "again.json").read_text())["annotations"]
+    assert annotation["caption"] == ["left", "the zebra", "zebra"]
+
+
+def test_a_folder_that_cannot_be_finished_is_not_begun(convert, tmp_path):
+    given = coco(tmp_path, "c.json", {"category_id": 11}, {"category_id": 11, "segmentation": []})
+    for to in ("labelme", "yolo_seg", "png_folders"):
+        out = tmp_path / to
+        if to == "png_folders":
+            convert("from=coco", given, f"to={to}", f"out={out}")  # it can say an empty target
+            assert (out / "masks").is_dir()
+            continue
+        with pytest.raises(ValueError, match="an empty target"):
+            convert("from=coco", given, f"to={to}", f"out={out}")
+        assert not out.exists() and not out.with_name(f"{to}.partial").exists()
