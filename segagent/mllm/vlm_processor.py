@@ -59,8 +59,10 @@ def load_processor(checkpoint: Checkpoint, config: PreTrainedConfig, bounds: Ima
             value = _setting(name, settings, config)
             if value is not None:
                 arguments[name] = value
-    # As a processor of transformers: its own goes first, since the tokenizer's may be of the text-only model.
-    template = settings.get("chat_template") or tokenizer.chat_template
+    # As a processor of transformers: its own goes first, since the tokenizer's may be of the text-only model. An
+    # adapter that brings a tokenizer brings its template with it.
+    templates = [settings.get("chat_template"), tokenizer.chat_template]
+    template = next(filter(None, templates if checkpoint.tokenizer == checkpoint.base else templates[::-1]), None)
     if not template:
         raise ValueError(f"{checkpoint.tokenizer}: has no chat template (chat_template.jinja or tokenizer_config.json)")
     try:

@@ -17,6 +17,7 @@ from segagent.data.trajectories import read_trajectories
 from segagent.entry import expand_checkpoints
 from segagent.masks import encode_rle, iou
 from segagent.policies.calibration import FILE_NAME, Calibration
+from segagent.policies.reward_model import PredictedIou
 from segagent.types import InitKind, Trajectory
 
 SIZE = (36, 48)
@@ -129,7 +130,12 @@ def test_filtering_finds_the_bad_ones_and_shows_them(world, tmp_path):
     assert not (out / "masks").exists() and all(not t.steps for t in read_trajectories(out / "trajectories.jsonl"))
 
 
-def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path):
+def test_the_model_that_ships_brings_a_calibration():
+    calibration = Calibration.load("segagent_nano")
+    assert calibration.number == PredictedIou().named and len(calibration.pairs) == 1_200
+
+
+def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path, capsys):
     """Random weights know nothing, so that it is the way of the numbers that is tested, not their worth."""
     from segagent.mllm import testing  # brings torch, which the others need not wait for
 
@@ -144,6 +150,13 @@ def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path):
     calibrated = f"reward.calibration={tmp_path / 'nano'}"
     figures, _ = do(tmp_path / "cal", *settings, *expected, calibrated)
     assert figures["n_suspicious"] == 3 and figures["expected_precision"] == 1
+    capsys.readouterr()
+    assert do(tmp_path / "own", *settings, *expected)[0] == figures, "that of the checkpoint, where none is named"
+    assert "filter: calibrated by " in capsys.readouterr().err
+    assert do(tmp_path / "bound", *settings, *expected, "filter.threshold=0.999")[0]["expected_precision"] is None
+    figures, _ = do(tmp_path / "greedy", *settings, "mode=filter", "proposer.max_new_tokens=4")
+    assert figures["n_suspicious"] == 0, "it is of another number"
+    assert "masks are ranked and none is flagged" in capsys.readouterr().err
     with pytest.raises(ValueError, match="fitted on the expected number"):
         do(tmp_path / "x", *settings, "mode=filter", calibrated)
 

@@ -234,6 +234,12 @@ def test_shards_are_joined_and_gone_on_from(improve, whole, tmp_path):
         improve(*given, "shard=2/3")
     with pytest.raises(ValueError, match=r"2-of-3.jsonl: has other settings: .*; seed \(0 then, 1 now\)"):
         improve(*given, "shard=0/3", "seed=1")
+    with pytest.raises(ValueError, match=r"shard=1/4: .*2-of-3.jsonl is one of 3 parts; go on with shard=i/3"):
+        improve(*given, "shard=1/4")
+    nothing = ["tasks.iou_click=0", "tasks.iou=0", "tasks.perturbed=0"]
+    with pytest.raises(ValueError, match="tasks"):
+        improve(*AGENT, "rounds=2", f"out={tmp_path / 'other'}", "shard=0/2", *nothing)
+    assert not list(tmp_path.glob("other/**/*.jsonl")), "told before anything is rolled out"
     improve(*given, "shard=0/3")
     assert improve(*given, "resume=true") == 0, "it does the part that nobody did"
     assert files(tmp_path) == files(whole)

@@ -11,6 +11,7 @@ from segagent.data.trajectories import TrajectoryWriter
 from segagent.dialogue import load_dialogue
 from segagent.environment import Environment
 from segagent.improvement.methods import Dagger, Star, StarPlus, rewards_of
+from segagent.improvement.relabelling import relabel
 from segagent.improvement.selection import counts_of, select
 from segagent.masks import decode_rle, iou, next_click
 from segagent.policies.reward_model import TrueIou
@@ -213,3 +214,15 @@ def test_a_score_that_knows_no_start_judges_the_first_click_too(dataset, discs):
     given, nothing = replace(rolled_out[0], init=InitKind.MASK), replace(rolled_out[0], init_iou=1.0)
     assert rewards_of(given, "search")[0] is None, "of a mask that was given nothing is known"
     assert rewards_of(nothing, "search")[0] is None, "an empty target: no click is right"
+
+
+@pytest.mark.parametrize("make", [lambda: Star(min_reward=None), lambda: StarPlus(min_gain=None)])
+def test_a_bound_that_is_needed_is_not_null(make):
+    with pytest.raises(ValueError, match=r"method.min_\w+=null: an IoU in \[0, 1\]"):
+        make()
+
+
+def test_what_was_said_of_the_last_mask_does_not_outlive_the_end(rolled_out):
+    one = replace(rolled_out[0], extras={"pred_iou": 0.4, "returned": 1}, end_reason=EndReason.FINISHED)
+    assert relabel(one, [0], None).extras == one.extras
+    assert relabel(one, [len(one.steps)], None).extras == {"returned": 1}

@@ -59,6 +59,7 @@ def test_the_request_says_what_the_observation_says():
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
     assert body["messages"][0]["content"] == "be brief" and body["messages"][1]["content"][1]["text"] == "thing 1"
     assert (body["temperature"], body["top_k"], body["max_completion_tokens"]) == (0.0, 5, 9)
+    assert body["top_p"] == 1, "else it would be that of the checkpoint"
     assert "max_tokens" not in body and "n" not in body and "seed" not in body
 
 

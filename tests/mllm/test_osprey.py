@@ -18,6 +18,7 @@ from segagent.mllm.convnext import ConvNeXt
 from segagent.mllm.osprey_network import OspreyConfig, OspreyNetwork, file_tensors, from_file_name, position_table
 from segagent.mllm.testing import TINY_NANO, WORDS
 from segagent.mllm.word_tokenizer import WordTokenizer
+from segagent.types import RefusedError
 
 KEYS = json.loads((Path(__file__).parents[1] / "fixtures" / "osprey" / "keys.json").read_text())
 TRUNK = "model.vision_tower.vision_tower.visual.trunk."
@@ -339,3 +340,10 @@ def test_a_nano_may_have_more_rows_than_words(tmp_path):
     config = replace(TINY_NANO, vocab_size=tokenizer.size + 500)
     Osprey.new(config, tokenizer, dialogue="nano", device="cpu").save(tmp_path)
     assert Osprey.from_checkpoint(tmp_path, device="cpu").network.config.vocab_size == tokenizer.size + 500
+
+
+def test_a_strip_is_refused_before_it_is_made_huge(folders, observe):
+    model = Osprey.from_checkpoint(folders["nano"])
+    model.pixels(np.zeros((2, 400, 3), np.uint8))
+    with pytest.raises(RefusedError, match="picture of 401x2: one side is more than 200 times the other"):
+        model.pixels(np.zeros((2, 401, 3), np.uint8))

@@ -280,3 +280,18 @@ def test_a_template_in_the_older_json_file_is_read(tmp_path):
         (path / "chat_template.jinja").unlink()
         (path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
         assert replies(load(path)) == whole
+
+
+def test_the_processors_template_goes_before_a_tokenizers_for_text_alone(tmp_path):
+    """Exported models have the text-only one in tokenizer_config.json; transformers' processors never take that."""
+    path = write_tiny_checkpoint("llava", tmp_path / "llava")
+    whole = replies(load(path))
+    template = (path / "chat_template.jinja").read_text()
+    (path / "chat_template.jinja").unlink()
+    settings = json.loads((path / "tokenizer_config.json").read_text())
+    alone = "{% for message in messages %}{{ 'TEXT ' + message['content'] }}{% endfor %}"
+    (path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": alone}))
+    with pytest.raises(ValueError, match=r"llava: its chat template takes no messages with pictures \("):
+        load(path)
+    (path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert replies(load(path)) == whole

@@ -1,0 +1,82 @@
+"""What a training learns from where its command names no data: the settings that earlier commands left."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from segagent.configuration import compose_config
+from segagent.entry import expand_checkpoints
+from segagent.mllm.testing import write_nano
+from segagent.training.recorded_data import data_of_training, data_of_trajectories
+
+SIMULATED = ["data=refshapes", "data.split=train", "data.subset=refshapes-thin", "data.limit=6"]
+
+
+def record(folder, name="a", entry="simulate", words=SIMULATED, **more):
+    """A file of trajectories, or a folder of a training, with the settings of the command that made it."""
+    config = compose_config(entry, [*words, "out=x"])
+    config.data = OmegaConf.merge(config.data, more)
+    OmegaConf.save(config, folder / f"{name}.config.yaml")
+    return folder / f"{name}.jsonl"
+
+
+def completed(entry, complete, *given):
+    given = expand_checkpoints([*given, "out=x"])
+    config = compose_config(entry, given)
+    OmegaConf.resolve(config)
+    return complete(config, given)
+
+
+@pytest.mark.parametrize("name", ["a", "a.trajectories"])
+def test_trajectories_say_what_they_were_simulated_on(tmp_path, capsys, name):
+    lines = record(tmp_path).with_name(f"{name}.jsonl")
+    config = completed("train", data_of_trajectories, f"data.trajectories={lines}")
+    assert (config.data.subset, config.data.limit, config.data.trajectories) == ("refshapes-thin", 6, str(lines))
+    assert f"data: as in {tmp_path / 'a.config.yaml'} (split train)" in capsys.readouterr().err
+    both = completed("train", data_of_trajectories, f"data.trajectories=[{lines},{tmp_path / 'unknown.jsonl'}]")
+    assert both.data.subset == "refshapes-thin" and len(both.data.trajectories) == 2
+
+
+@pytest.mark.parametrize("named", ["data=refshapes_mix", "data.subset=refshapes+", "data.limit=3"])
+def test_a_command_that_names_data_is_left_as_it_is(tmp_path, named):
+    lines = record(tmp_path)
+    config = completed("train", data_of_trajectories, f"data.trajectories={lines}", named)
+    assert config == completed("train", lambda config, _: config, f"data.trajectories={lines}", named)
+
+
+def test_nothing_is_known_of_no_trajectories_and_of_strange_ones(tmp_path):
+    for given in ("null", str(tmp_path / "b.jsonl")):
+        assert completed("train", data_of_trajectories, f"data.trajectories={given}").data.subset == "refshapes"
+
+
+def test_files_of_different_data_are_refused(tmp_path):
+    first = record(tmp_path)
+    second = record(tmp_path, "b", words=["data=refshapes", "data.split=train"])
+    with pytest.raises(ValueError, match=r"data: that of .*a.config.yaml is not that of .*b.config.yaml; say data="):
+        completed("train", data_of_trajectories, f"data.trajectories=[{first},{second}]")
+
+
+def test_a_file_from_elsewhere_does_not_say_what_is_run_here(tmp_path):
+    lines = record(tmp_path)
+    config = OmegaConf.load(tmp_path / "a.config.yaml")
+    config.data._target_ = "os.system"
+    OmegaConf.save(config, tmp_path / "a.config.yaml")
+    with pytest.raises(ValueError, match=r"a.config.yaml: data is of os.system, which is none of configs/data"):
+        completed("train", data_of_trajectories, f"data.trajectories={lines}")
+
+
+def test_a_model_says_what_it_was_trained_on(tmp_path, capsys):
+    run = tmp_path / "sft"
+    write_nano(run / "best")
+    lines = record(tmp_path)
+    record(run, "train", entry="train", words=[*SIMULATED, f"data.trajectories={lines}"])
+    for folder in (run, run / "best"):
+        config = completed("improve", data_of_training, f"mllm={folder}")
+        assert config.mllm.path == str(run / "best") and json.dumps(str(run)) not in capsys.readouterr().err
+        assert (config.data.subset, config.data.trajectories) == ("refshapes-thin", str(lines))
+    other = completed("improve", data_of_training, f"mllm={run}", "data.trajectories=d.jsonl")
+    assert (other.data.subset, other.data.trajectories) == ("refshapes-thin", "d.jsonl")
+    named = completed("improve", data_of_training, f"mllm={run}", "data=refshapes_mix")
+    assert named.data.trajectories is None and "datasets" in named.data
+    assert completed("improve", data_of_training, "mllm=nano").data.subset == "refshapes"
