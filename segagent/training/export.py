@@ -21,6 +21,7 @@ from segagent.training.examples import Example
 
 FORMATS = ("llamafactory", "ms_swift", "trl")
 FILE_NAME = "train.jsonl"
+PARTIAL_NAME = f"{FILE_NAME}.partial"  # while it grows
 _IMAGE = "<image>"  # place of the picture in the text, in LLaMA-Factory and ms-swift
 
 
@@ -56,20 +57,33 @@ def _declaration(name: str) -> dict[str, Any]:
     return {name: {"file_name": FILE_NAME, "formatting": "sharegpt", "columns": columns, "tags": tags}}
 
 
-def export(examples: Iterable[Example], folder: str | Path, *, form: str) -> tuple[int, int]:
+def begun(folder: str | Path) -> tuple[int, int]:
+    """(examples gone through, written) of an export that was killed; what it was writing then is taken back."""
+    partial = Path(folder) / PARTIAL_NAME
+    if not partial.is_file():
+        return 0, 0
+    lines = partial.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    partial.write_bytes(b"".join(whole))
+    return int(Path(json.loads(whole[-1])["images"][0]).stem) + 1 if whole else 0, len(whole)
+
+
+def export(
+    examples: Iterable[Example], folder: str | Path, *, form: str, done: tuple[int, int] = (0, 0)
+) -> tuple[int, int]:
     """Writes a folder that a trainer reads; returns (examples written, left out because their end is open).
 
-    form: one of `FORMATS`. Pictures are PNG files in `images/`; LLaMA-Factory finds them relative to the folder
-    (`media_dir`), the others by their absolute paths. Raises `ValueError` for another form, for a description that
-    holds the mark of a picture, and when nothing was written.
+    form: one of `FORMATS`. done: what `begun` told, and `examples` go on from there. Pictures are PNG files in
+    `images/`; LLaMA-Factory finds them relative to the folder (`media_dir`), the others by their absolute paths. Raises
+    `ValueError` for another form, for a description that holds the mark of a picture, and when nothing was written.
     """
     if form not in FORMATS:
         raise ValueError(f"format={form!r}: choose {', '.join(FORMATS)}")
     folder = Path(folder).resolve()
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    written = left_out = 0
-    partial = folder / f"{FILE_NAME}.partial"
-    with partial.open("w", encoding="utf-8") as file:
+    written, left_out = done[1], done[0] - done[1]
+    partial = folder / PARTIAL_NAME
+    with partial.open("a" if done[1] else "w", encoding="utf-8") as file:
         for example in examples:
             if example.open:
                 left_out += 1

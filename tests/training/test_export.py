@@ -15,7 +15,7 @@ from segagent.dialogue import load_dialogue
 from segagent.engines.work import run_config
 from segagent.training.collate import Collator
 from segagent.training.examples import Examples, TaskMix
-from segagent.training.export import FORMATS, export
+from segagent.training.export import FORMATS, PARTIAL_NAME, begun, export
 from segagent.training.trajectory_index import read_states
 
 
@@ -120,6 +120,23 @@ def test_trl_reads_the_same_examples_and_trains_on_them(sft, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMATS)
+def test_a_killed_export_goes_on_where_it_was(form, sft, tmp_path):
+    examples, whole = exported(sft, tmp_path, form)
+    assert len(whole) > 3 and begun(tmp_path) == (0, 0)
+    lines = (tmp_path / "train.jsonl").read_text()
+    cut = "".join(line + "\n" for line in lines.splitlines()[:2]) + lines.splitlines()[2][:20]
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / PARTIAL_NAME).write_text(cut)
+    (tmp_path / "images" / "0000002.png").write_bytes(b"half of it")
+    done = begun(tmp_path)
+    assert done == (2, 2)
+    rest = (examples[number] for number in range(done[0], len(examples)))
+    assert export(rest, tmp_path, form=form, done=done) == (len(examples), 0)
+    assert (tmp_path / "train.jsonl").read_text() == lines
+    assert np.array_equal(shown(tmp_path / "images" / "0000002.png"), examples[2].observation.image)
+
+
+@pytest.mark.parametrize("form", FORMATS)
 def test_the_command_writes_each_format_and_refuses_what_it_cannot(form, tmp_path):
     script = load_script("export")
     size = ["data=refshapes", "data.size=128", "data.limit=2"]
@@ -139,7 +156,7 @@ def test_the_command_writes_each_format_and_refuses_what_it_cannot(form, tmp_pat
     lines = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
     assert lines and len(list((tmp_path / "out" / "images").iterdir())) > 0
     for given, message in {
-        "resume=true": "an export is made anew",
+        "resume=true": "cannot be gone on with",
         "dialogue_name=absolute": "counts pixels of the picture as a model sees it",
         "format=alpaca": "choose llamafactory, ms_swift, trl",
         "seed=1": "is there already",
