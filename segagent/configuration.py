@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,6 +44,23 @@ def check_types(entry: str, overrides: Sequence[str], config: DictConfig) -> Non
     chosen = [override for override in overrides if (CONFIG_DIR / re.split("[=@]", override.lstrip("+~"))[0]).is_dir()]
     plain = OmegaConf.to_container(compose_config(entry, chosen))
     _compare_types(OmegaConf.to_container(config), plain, "")
+    for override in overrides:
+        if override.startswith("+"):
+            _check_added(override.lstrip("+").partition("=")[0], plain)
+
+
+def _check_added(key: str, plain: dict) -> None:
+    """Raises `ValueError` for a new key among settings that nobody looks through, such as +limt=1: it would do nothing.
+    What is built of a `_target_` refuses keys itself."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        plain = plain.get(parent) if isinstance(plain, dict) else None
+    closed = (
+        isinstance(plain, dict) and "_target_" not in plain and not all(isinstance(v, dict) for v in plain.values())
+    )
+    if closed and last not in plain and "@" not in key:
+        near = difflib.get_close_matches(last, plain)
+        raise ValueError(f"{key}: no such setting" + (f"; {near[0]}?" if near else " (--help lists all)"))
 
 
 # Last words of keys: what no command can do without, whatever else may be null; and numbers whose default is null.

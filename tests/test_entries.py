@@ -531,6 +531,26 @@ def test_numbers_that_no_run_can_do_without(setting, message):
         check_types("evaluate", ["out=x", setting], compose_config("evaluate", ["out=x", setting]))
 
 
+@pytest.mark.parametrize(
+    "added, message",
+    [
+        ("+limt=1", "limt: no such setting; limit?"),
+        ("+rollout.max_click=1", "rollout.max_click: no such setting; max_clicks?"),
+        ("++filter.xyz=1", r"filter.xyz: no such setting \(--help lists all\)"),
+        ("+mllm.extra.top_k=5", None),
+        ("++limit=3", None),
+    ],
+)
+def test_a_setting_that_nobody_reads_is_refused(added, message):
+    given = ["mllm=endpoint", "mllm.path=m", added]
+    config = compose_config("annotate", given)
+    if message is None:
+        check_types("annotate", given, config)
+        return
+    with pytest.raises(ValueError, match=message):
+        check_types("annotate", given, config)
+
+
 def test_other_names_of_keys(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["x", "segmenter=simpleclick_huge", "batch_size=3", "--config"])
     with pytest.raises(SystemExit):
