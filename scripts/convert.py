@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -71,9 +72,9 @@ def main(config: DictConfig) -> int:
     own = {"crowd": config.crowd} if config["from"] == "coco" else {}
     source = build(load_named("file_format", config["from"]), path=config.input, images=config.images, **own)
     # Written beside it: what cannot be said in the new format shows on the way, and leaves nothing behind.
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.unlink(missing_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".partial", dir=out.parent))
+    partial.rmdir()  # its name is nobody else's, and will be a file or a folder
     sink = build(load_named("file_format", config.to), path=str(partial), images=config.images)
     if hasattr(source, "categories") and hasattr(sink, "categories"):
         sink.categories = source.categories  # filled as it is read
@@ -83,6 +84,7 @@ def main(config: DictConfig) -> int:
         put_in_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        partial.unlink(missing_ok=True)
     print(f"{written} samples: {config['from']} {config.input} -> {config.to} {out}")
     for what, count in losses.items():
         print(f"{config.to} cannot hold {what}: {count} samples had some", file=sys.stderr)

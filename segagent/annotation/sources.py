@@ -17,7 +17,7 @@ from segagent.policies.calibration import FILE_NAME, Calibration
 from segagent.policies.reward_model import SegmenterScore
 from segagent.policies.search import Beam, TreeSearch
 from segagent.types import InitKind
-from segagent.weights import checkpoint_path
+from segagent.weights import checkpoint_path, shipped
 
 MODES = ("annotate", "refine", "filter")
 
@@ -115,9 +115,9 @@ def with_own_calibration(config: DictConfig) -> DictConfig:
     reward, path = config.reward, None if config.mllm is None else config.mllm.get("path")
     if config.mode != "filter" or config.filter.threshold is not None or reward.get("calibration") is not None:
         return config
-    file = None if path is None or "calibration" not in reward else checkpoint_path(path) / FILE_NAME
-    number = None if file is None else build(reward, judge=None).named
-    if file is None or not file.is_file() or Calibration.load(file).number != number:
+    known = path is not None and "calibration" in reward and (str(path) in shipped() or Path(path).is_dir())
+    file = checkpoint_path(path) / FILE_NAME if known else None  # of a server or a hub nothing is known
+    if file is None or not file.is_file() or Calibration.load(file).number != build(reward, judge=None).named:
         print(
             "filter: masks are ranked and none is flagged; that takes a calibration (reward.calibration=FILE, which "
             "evaltools/filtering.py calibration_out=FILE fits) or filter.threshold",

@@ -63,7 +63,7 @@ def read_instances(path: Path) -> dict:
             raise ValueError(f"{path}: annotation {entry['id']}: bbox {box}: expected [x, y, width, height]")
         said = entry.get("caption") or []
         for caption in said if isinstance(said, list) else [said]:
-            if not isinstance(caption, str) or not caption.strip():
+            if not isinstance(caption, str):
                 raise ValueError(f"{path}: annotation {entry['id']}: caption {caption!r}: expected a text")
     images = [_with_file_name(entry, path) for entry in content["images"]]
     checked = content | {"images": images}
@@ -175,6 +175,8 @@ class Coco:
             captions = [captions] if isinstance(captions, str) else captions
             if not captions:
                 raise ValueError(f"{where}: has no 'caption'; say data.text=category, or add one")
+            if not all(caption.strip() for caption in captions):
+                raise ValueError(f"{where}: an empty 'caption'; say data.text=category, or mend it")
             return list(captions)
         if entry.get("category_id") not in self._categories:
             raise ValueError(f"{where}: category_id {entry.get('category_id')} is not among the categories")

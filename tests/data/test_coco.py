@@ -205,7 +205,6 @@ def test_the_file_of_a_picture_is_known_without_opening_it(folder, tmp_path):
     [
         ("annotations", {"caption": ["a", None]}, "caption None: expected a text"),
         ("annotations", {"caption": 5}, "caption 5: expected a text"),
-        ("annotations", {"caption": " "}, "caption ' ': expected a text"),
         ("annotations", {"bbox": [0, 0, float("nan"), 1]}, r"bbox .*: expected \[x, y, width, height\]"),
         ("annotations", {"bbox": [0, 0, float("inf"), 1]}, r"bbox .*: expected \[x, y, width, height\]"),
         ("images", {"file_name": 5}, "file_name 5: expected a text"),
@@ -214,6 +213,13 @@ def test_the_file_of_a_picture_is_known_without_opening_it(folder, tmp_path):
 def test_values_of_another_type_are_refused_when_the_file_is_read(folder, part, change, message):
     with pytest.raises(ValueError, match=message):
         Coco(**folder(lambda content: content[part][0].update(change)))
+
+
+def test_a_caption_without_a_word_is_none(folder):
+    settings = folder(lambda content: content["annotations"][0].update(caption=["left cup", " "]))
+    with pytest.raises(ValueError, match=r"annotation 10: an empty 'caption'; say data\.text=category"):
+        Coco(**settings, text="caption")
+    assert Coco(**settings)[0].text == "cup"
 
 
 def test_a_category_that_is_a_number_and_a_mark_before_the_file(folder):
