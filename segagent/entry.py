@@ -232,7 +232,7 @@ def claim_output(
         if other is not None and Path(other).suffix != Path(str(config.out)).suffix:
             raise ValueError(f"{config_file}: is of the run with out={other}; choose another name for this one's out=")
     if config.resume and grows:
-        _put_back((data_file, config_file, *_results(out)), data_file)
+        _put_back((data_file, config_file, *_results(out)), data_file, config_file, config, but)
     there = next((file for file in (data_file, Path(out)) if file.exists()), None)
     if there is not None and not config.overwrite:
         if not config.resume:
@@ -294,9 +294,13 @@ def _results(out: str | Path) -> set[Path]:
     return {Path(out), *(beside(out, ending) for ending in (".metrics.json", ".html", ".png"))}
 
 
-def _put_back(files: Iterable[Path], data_file: Path) -> None:
-    """What a run with overwrite=true set aside that then never began is there again, to be gone on with."""
-    if not data_file.exists() and aside(data_file).is_file():
+def _put_back(
+    files: Iterable[Path], data_file: Path, config_file: Path, config: DictConfig, but: Sequence[str]
+) -> None:
+    """What a run set aside (overwrite=true) that then never began is there again, for who goes on with its settings."""
+    if data_file.exists() or not (aside(data_file).is_file() and aside(config_file).is_file()):
+        return
+    if not differing_settings(OmegaConf.load(aside(config_file)), config, but):
         for file in files:
             if aside(file).is_file():
                 os.replace(aside(file), file)

@@ -43,7 +43,7 @@ def test_start_from_random_points_depends_on_the_sample_and_the_seed_alone(discs
     one, two = environment.start_batch([sample_of(1), sample_of(2)], "random_points")
     again = environment.start(sample_of(2), "random_points")
     other = Environment(segmenter=discs, seed=4).start(sample_of(2), "random_points")
-    assert two.init_clicks == again.init_clicks and two.init_clicks != one.init_clicks != other.init_clicks
+    assert two.init_clicks == again.init_clicks and one.init_clicks != two.init_clicks != other.init_clicks
     box = bounding_box(two.sample.target)
     assert all(box.x0 <= c.x < box.x1 and box.y0 <= c.y < box.y1 for c in two.init_clicks)
     assert two.clicks == (), "the random clicks made the mask; they bind nobody afterwards"
@@ -237,3 +237,59 @@ def test_the_published_recorder_is_reproduced(case, labels, probabilities):
         captions = expected["gt_ann"].pop("caption")
         assert record["gt_ann"].pop("caption") == "cup" and captions
         assert record["gt_ann"] == expected["gt_ann"]
+
+
+def test_random_points_are_one_to_six_the_first_one_positive(discs, sample_of):
+    environment = Environment(segmenter=discs)
+    made = [environment.start(sample_of(k), "random_points").init_clicks for k in range(150)]
+    assert {len(clicks) for clicks in made} == set(range(1, 7)) and all(clicks[0].is_positive for clicks in made)
+    later = [click.is_positive for clicks in made for click in clicks[1:]]
+    assert 0.4 < np.mean(later) < 0.6
+    narrow = Environment(segmenter=discs, min_points=2, max_points=2)
+    assert {len(narrow.start(sample_of(k), "random_points").init_clicks) for k in range(9)} == {2}
+    with pytest.raises(ValueError, match="need 1 <= min_points"):
+        Environment(segmenter=discs, min_points=0)
+
+
+def test_a_box_holds_for_the_clicks_after_it(discs, sample_of):
+    given = []
+    predict = discs.predict
+    discs.predict = lambda e, clicks, memory, boxes: given.append(list(boxes)) or predict(e, clicks, memory, boxes)
+    environment, box = Environment(segmenter=discs), Box(2, 2, 20, 20)
+    state = environment.step(environment.start(sample_of()), Action(box=box))
+    state = environment.step(state, Action(click=Click(30, 30)))
+    assert given == [[box], [box]] and state.box == box
+    environment.step(state, Action(box=Box(0, 0, 9, 9)))
+    assert given[-1] == [Box(0, 0, 9, 9)], "until there is another one"
+
+
+def test_a_gain_is_over_the_mask_before_and_the_bound_itself_is_enough(discs, sample_of):
+    sample = sample_of()
+    y, x = np.argwhere(sample.target).mean(0).astype(int)
+    first = Environment(segmenter=discs).step(Environment(segmenter=discs).start(sample), Action(click=Click(x, y)))
+    assert (
+        Environment(segmenter=discs, tau_diff=first.iou)
+        .step(Environment(segmenter=discs).start(sample), Action(click=Click(x, y)))
+        .steps[0]
+        .kept
+    )
+    environment = Environment(segmenter=discs, tau_diff=0.001)
+    state = environment.step(environment.step(first, Action(click=Click(59, 0))), Action(click=Click(59, 0, False)))
+    assert state.iou == first.iou == state.best_iou and state.steps[-1].kept, "not over the best one"
+
+
+def test_void_pixels_come_with_the_trajectory(discs, sample_of):
+    void = np.zeros((40, 60), bool)
+    void[:3] = True
+    state = Environment(segmenter=discs).start(replace(sample_of(), void=void))
+    assert (decode_rle(to_trajectory(state).void) == void).all()
+    assert to_trajectory(Environment(segmenter=discs).start(sample_of())).void is None
+
+
+def test_what_an_end_says_of_the_last_mask_is_kept(discs, sample_of):
+    environment = Environment(segmenter=discs)
+    end = Action(end=EndReason.FINISHED, text="Current IOU: 90, Finish", predicted_iou=0.9)
+    made = to_trajectory(environment.step(environment.start(sample_of()), end))
+    assert (made.end_text, made.extras) == ("Current IOU: 90, Finish", {"pred_iou": 0.9})
+    silent = environment.step(environment.start(sample_of()), Action(end=EndReason.FINISHED))
+    assert to_trajectory(silent).extras == {}

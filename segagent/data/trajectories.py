@@ -117,9 +117,9 @@ def _step_from_json(record: dict, index: int, height: int, width: int) -> Step:
 def trajectory_from_json(record: Any) -> Trajectory:
     """The way back from `trajectory_to_json`. Raises `ValueError` that names the key when something is off."""
     try:
-        for key, kind in (("sample_id", str), ("text", str), ("extras", dict)):
-            if not isinstance(record.get(key, {}) if key == "extras" else record[key], kind):
-                raise ValueError(f"key {key!r}: {record[key]!r} is no {'object' if kind is dict else 'text'}")
+        for key, kind, called in (("sample_id", str, "text"), ("text", str, "text"), ("extras", dict, "object")):
+            if key in record and not isinstance(record[key], kind):
+                raise ValueError(f"key {key!r}: {record[key]!r} is no {called}")
         height, width, init = int(record["height"]), int(record["width"]), record["init"]
         return Trajectory(
             sample_id=record["sample_id"],

@@ -50,6 +50,7 @@ def test_a_calibration_is_fitted_to_what_is_told(script, tmp_path, monkeypatch):
         return [state.iou**2 for state in states]
 
     monkeypatch.setattr("segagent.policies.reward_model.PredictedIou.score", squared)
+    monkeypatch.setattr("segagent.policies.simulated.NoisyOracle.announces_iou", True)
     given = ("reward=predicted_iou", f"calibration_out={tmp_path}")
     assert script.main(composed(tmp_path / "f.json", *given)) == 0
     calibration = Calibration.load(tmp_path)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from segagent.data.images import through_jpeg
 from segagent.dialogue import load_dialogue
 from segagent.environment import Environment
 from segagent.mllm.base import Completion
@@ -179,3 +180,22 @@ def test_the_dialogue_is_the_checkpoints_own_unless_told(discs, dataset_of):
         Agent(mllm=mllm, dialogue="spanish")
     with pytest.raises(ValueError, match="no model given; say mllm=NAME or mllm=FOLDER"):
         Agent(mllm=None)
+
+
+def test_settings_of_a_reply_reach_the_model(discs, dataset_of):
+    _, states = start(discs, dataset_of(2))
+    moved = [states[0].replace(steps=("one",)), states[1]]
+    given = {}
+
+    class Asked(Scripted):
+        def generate(self, observations, **settings):
+            given.update(settings, observations=observations)
+            return super().generate(observations, **settings)
+
+    mllm = Asked({f"thing {k}": ["(1,1),(500,500)</box>"] for k in range(2)})
+    agent = Agent(mllm=mllm, max_new_tokens=7, first_prefix="<box>", jpeg_quality=30, takes_boxes=True)
+    agent.propose(moved)
+    assert given["max_new_tokens"] == 7 and given["prefixes"] == ["", "<box>"], "one of them begins with a box"
+    shown = load_dialogue("nano").observe(states[1].sample.image, states[1].mask, "").image
+    np.testing.assert_array_equal(given["observations"][1].image, through_jpeg(shown, 30))
+    assert (through_jpeg(shown, 30) != through_jpeg(shown, 75)).any()

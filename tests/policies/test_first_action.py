@@ -64,3 +64,21 @@ def test_each_policy_is_called_once_for_its_own_states(discs, boxed):
     first, then = Counted(), Counted()
     FirstAction(first=first, then=then).propose([moved[0], fresh[2], moved[1], fresh[3]])
     assert first.calls == (2,) and then.calls == (2,)
+
+
+def test_what_is_asked_for_reaches_both(discs, boxed):
+    asked = []
+
+    class Asked(Oracle):
+        expects_iou = True
+
+        def propose(self, states, num_candidates=1, expected_iou=False):
+            asked.append((num_candidates, expected_iou))
+            return super().propose(states, num_candidates)
+
+    fresh = Environment(segmenter=discs).start_batch(boxed[:2])
+    moved = Environment(segmenter=discs).step_batch(fresh[:1], [Oracle().propose(fresh[:1])[0][0]])
+    both = FirstAction(first=Asked(), then=Asked())
+    rows = both.propose([*moved, fresh[1]], 3, expected_iou=True)
+    assert asked == [(3, True)] * 2 and [len(row) for row in rows] == [3, 3]
+    assert both.expects_iou and not FirstAction(first=SampleBox(), then=Asked()).expects_iou

@@ -450,3 +450,93 @@ def test_an_end_in_another_branch_is_not_that_of_the_best_mask(sample_of):
         assert columns(found) == [0] and found.end_reason is not EndReason.UNPARSABLE and found.end_text is None
         last.append(found.extras["candidates"][-1].get("end_reason"))
     assert "unparsable" in last, "in one of them it was what the search tried last"
+
+
+def puct(rewards, priors, *, budget, exploration, depth):
+    """PUCT from its definition (Silver et al. 2017, methods), edge by edge: the nodes in the order in which they are
+    tried. rewards: columns clicked -> reward; priors: of the two candidates of any node."""
+    tried, visits, value = [], {(): 1}, {(): rewards[()]}
+
+    def closed(node):
+        return len(node) == depth or all((*node, x) in visits and closed((*node, x)) for x in range(len(priors)))
+
+    while len(tried) < budget and not closed(()):
+        node = ()
+        while True:
+            scores = {}
+            for x, prior in enumerate(priors):
+                child = (*node, x)
+                bonus = exploration * prior * np.sqrt(visits[node])
+                if child not in visits:
+                    scores[child] = rewards[node] + bonus
+                elif not closed(child):
+                    scores[child] = value[child] + bonus / (1 + visits[child])
+            node = max(scores, key=scores.get)
+            if node not in visits:
+                break
+        tried.append(node)
+        visits[node], value[node] = 1, rewards[node]
+        for length in range(len(node)):
+            visits[node[:length]] += 1
+            value[node[:length]] = max(value[node[:length]], rewards[node])
+    return tried
+
+
+def recorded_clicks(segmenter):
+    """The columns clicked of every state that the segmenter sees from now on."""
+    asked, predict = [], segmenter.predict
+
+    def recording(embeddings, clicks, memory, boxes=None):
+        asked.extend(tuple(click.x for click in points) for points in clicks)
+        return predict(embeddings, clicks, memory, boxes)
+
+    segmenter.predict = recording
+    return asked
+
+
+@pytest.mark.parametrize("exploration", [0.0, 0.2, 1.5])
+@pytest.mark.parametrize("budget", [None, 9])
+def test_tree_search_tries_what_puct_says(sample_of, exploration, budget):
+    random, depth, logs = np.random.default_rng(0), 4, (-0.3, -1.6)
+    chances = np.exp(logs) / np.exp(logs).sum()
+    nodes = [tuple(map(int, np.binary_repr(k, n))) for n in range(1, depth + 1) for k in range(2**n)]
+    orders = []
+    for _ in range(6):
+        table = {node: int(random.integers(1, 64)) for node in nodes}
+        segmenter, environment, start = world(sample_of, table, max_clicks=depth)
+        asked = recorded_clicks(segmenter)
+        actions = [Action(click=Click(x, 0), log_prob=log) for x, log in enumerate(logs)]
+        search = Mcts(
+            proposer=Recorded(lambda _, actions=actions: actions),
+            reward=TrueIou(), k=2, budget=budget, exploration=exploration,
+        )  # fmt: skip
+        finish([start], search, environment)
+        rewards = {(): 0.0} | {node: pixels / 64 for node, pixels in table.items()}
+        expected = puct(rewards, chances, budget=budget or 14, exploration=exploration, depth=depth)
+        assert asked == expected
+        orders.append(expected)
+    assert len({tuple(order) for order in orders}) > 1
+
+
+def test_candidates_of_different_boxes_are_different(sample_of, discs):
+    boxes = [Box(0, 0, 8, 8), Box(2, 2, 30, 20), Box(2, 2, 30, 20)]
+    proposer = Recorded(lambda _: [Action(box=box) for box in boxes])
+    environment = Environment(segmenter=discs, max_clicks=1)
+    (found,) = finish([environment.start(sample_of())], Beam(proposer=proposer, reward=TrueIou(), k=3), environment)
+    assert [one["used_box"] for one in found.extras["candidates"]] == [[0, 0, 8, 8], [2, 2, 30, 20]]
+
+
+def test_a_candidate_is_told_as_in_a_predictions_file(sample_of, discs):
+    proposer = Recorded(lambda _: [Action(click=Click(7, 3, False), log_prob=-0.5)])
+    environment = Environment(segmenter=discs, max_clicks=1)
+    (found,) = finish([environment.start(sample_of())], Beam(proposer=proposer, reward=TrueIou(), k=1), environment)
+    (told,) = found.extras["candidates"]
+    assert told["clicks"] == {"is_positive": False, "coords": [3, 7]} and told["log_prob"] == -0.5
+
+
+def test_a_reward_that_is_reached_exactly_stops(sample_of):
+    table = {(0,): 32, (0, 0): 60}
+    _, environment, start = world(sample_of, table, max_clicks=2)
+    search = Beam(proposer=Recorded(lambda _: at(0)), reward=TrueIou(), k=1, stop_reward=0.5)
+    (found,) = finish([start], search, environment)
+    assert columns(found) == [0] and found.end_reason is EndReason.FINISHED

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,3 +94,35 @@ def test_random_covers_the_picture_and_begins_positive(discs, sample_of):
         for c in Random().propose([started(discs, sample_of(k), Action(click=Click(9, 9))) for k in range(100)])
     ]
     assert 30 < np.sum([click.is_positive for click in later]) < 70
+
+
+def test_void_pixels_are_nothing_to_click(discs, sample_of):
+    sample = sample_of()
+    void = sample.target.copy()
+    void[:, : int(np.flatnonzero(sample.target.any(0)).mean())] = False
+    state = started(discs, replace(sample, void=void))
+    for policy in (Oracle(), NoisyOracle(misplace=0, flip=0)):
+        click = policy.propose([state])[0][0].click
+        assert click == next_click(sample.target, state.mask, (), void) != next_click(sample.target, state.mask)
+
+
+def test_noise_too_leaves_out_what_was_clicked(discs, sample_of):
+    first = next_click(sample_of().target, np.zeros((40, 60), bool))
+    after = started(discs, sample_of(), Action(click=Click(first.x, first.y, False)))
+    (again,) = NoisyOracle(misplace=0, flip=0).propose([after])[0]
+    assert (again.click.x, again.click.y) != (first.x, first.y)
+
+
+def test_noise_reaches_the_whole_square(discs, sample_of):
+    states = [started(discs, sample_of(k)) for k in range(300)]
+    right = [next_click(s.sample.target, s.mask) for s in states]
+    clicks = [c[0].click for c in NoisyOracle(misplace=1, flip=0, radius=2).propose(states)]
+    moved = [(a.x - b.x, a.y - b.y) for a, b in zip(clicks, right, strict=True)]
+    assert {dx for dx, _ in moved} == {dy for _, dy in moved} == {-2, -1, 0, 1, 2}
+
+
+def test_random_clicks_on_a_mask_that_is_given_have_either_sign(discs, sample_of):
+    environment = Environment(segmenter=discs)
+    states = [environment.start(sample_of(k), sample_of(k).target) for k in range(60)]
+    signs = [c[0].click.is_positive for c in Random().propose(states)]
+    assert 15 < sum(signs) < 45
