@@ -260,3 +260,17 @@ def test_numbers_that_never_end_are_read_without_dying(name):
         texts += [f"<box>(0,0),({digits},5)</box>", f"<box>({digits},{digits}),(5,5)</box>", f"[0, 0, {digits}, 5]"]
         for text in texts:
             assert dialogue.parse(text, width=64, height=48, seen=seen).click is None
+
+
+def test_the_last_iou_counts_and_is_written_as_the_dialogue_says():
+    assert load_dialogue("nano").read_iou("Current IOU: 20, no, Current IOU: 70, Finish") == 0.7
+    whole = Dialogue(system="", prompt="{description}", iou="IOU {iou}", iou_decimals=0)
+    assert whole.format_iou(0.625) == "IOU 62"
+
+
+def test_a_dialogue_paints_as_thick_and_counts_as_absolute_as_it_says():
+    opaque = Dialogue(system="", prompt="{description}", alpha=1.0)
+    seen = opaque.observe(np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), bool), "x").image
+    assert seen[0, 0].tolist() == [0, 255, 0]
+    assert Dialogue(system="", prompt="{description}", box_scale="absolute").absolute
+    assert not opaque.absolute

@@ -403,3 +403,19 @@ def test_a_polygon_that_leaves_every_picture_is_refused(corner):
     """Drawing it would end the process."""
     with pytest.raises(ValueError, match="a corner that is no pixel: give numbers within 30000 of 0"):
         masks.polygons_to_mask([[0, 0, corner, 0, 5, 5]], 10, 10)
+
+
+def test_a_boundary_is_as_wide_as_the_share_of_the_diagonal_that_is_asked_for():
+    mask = np.zeros((100, 100), bool)
+    mask[20:80, 20:80] = True
+    assert masks.boundary(mask).sum() == 60**2 - 54**2, "round(0.02 * hypot(100, 100)) = round(2.83) = 3"
+    moved = np.roll(mask, 1, 1)
+    wide = [masks.boundary(one, 0.1) for one in (mask, moved)]
+    assert masks.boundary_iou(mask, moved, dilation_ratio=0.1) == masks.iou(*wide)
+
+
+def test_a_hole_is_no_polygon_of_its_own():
+    mask = np.zeros((9, 9), bool)
+    mask[2:7, 2:7] = True
+    mask[4, 4] = False
+    assert len(masks.mask_to_polygons(mask)) == 1

@@ -476,3 +476,43 @@ def test_what_does_not_vary_has_no_correlation():
             assert np.isnan(statistics.correlation(np.full(n, constant), np.linspace(0, 1, n)))
             assert np.isnan(statistics.correlation(np.full(n, constant), np.full(n, 0.7)))
     assert statistics.correlation(np.arange(5.0), -np.arange(5.0)) == pytest.approx(-1)
+
+
+def test_an_iou_that_is_reached_exactly_counts():
+    assert score([record(bar(10), [bar(9)])], click_limit=5).metrics()["noc90"] == 1
+
+
+def test_the_last_step_of_a_curve_is_the_figure_itself():
+    rows = [record(bar(10), [bar(5)]), record(bar(0), [bar(0)], image="b.jpg")]
+    metrics = score(rows, bootstrap=0).metrics()
+    assert metrics["miou_by_step"][-1] == metrics["miou"] == 0.5
+
+
+def test_what_is_announced_of_one_sample_says_nothing_of_another():
+    rows = [five_masks(announce(10, 60, 30, 60)), five_masks(image="b.jpg")]
+    assert score(rows, bootstrap=0).metrics()["best_ciou_by_step"][0] == pytest.approx((10 + 10) / 200)
+
+
+def test_of_several_ious_in_a_text_the_last_one_counts():
+    row = record(bar(10), [bar(5), bar(9)], ["x", "I said Current mIOU: 20, now Current mIOU: 70"])
+    assert score([row], bootstrap=0).counted.table.announced[1] == 0.7
+
+
+def test_a_negative_click_id_counts_from_the_end():
+    assert score([five_masks()]).official(-2).chosen.tolist() == [2]
+
+
+def test_both_halves_of_a_picture_are_drawn_together():
+    rows = [record(bar(10), [bar(10 * (k % 2))], image=f"{k // 2}.jpg") for k in range(20)]
+    metrics = score(rows).metrics()
+    assert metrics["ciou_low"] == metrics["ciou_high"] == 0.5, "so that nothing varies"
+    few, many = (
+        score([record(bar(10), [bar(1 + k)], image=f"{k}.jpg") for k in range(9)], bootstrap=n).metrics()["ciou_low"]
+        for n in (5, 1000)
+    )
+    assert few != many, "as often as was said"
+
+
+def test_samples_that_the_released_scorer_drops_are_not_counted():
+    metrics = score([record(bar(10), [bar(5)]), record(bar(10), [], image="b.jpg")], "official").metrics()
+    assert (metrics["n"], metrics["n_dropped"]) == (1, 1)

@@ -154,3 +154,33 @@ def test_panels_without_captions_are_refused():
         overlay.picture_strip([picture(), picture()], ["a"])
     with pytest.raises(ValueError, match="0 panels"):
         overlay.picture_strip([], [])
+
+
+def test_an_outline_is_as_thick_as_the_longer_side_asks():
+    image, mask = np.full((60, 2000, 3), 128, np.uint8), np.zeros((60, 2000), bool)
+    mask[:, 1000:] = True
+    row = overlay.draw_outline(image, mask, (255, 0, 0))[30]
+    assert (row == (255, 0, 0)).all(1).sum() >= 7, "8 pixels, between two hairlines"
+
+
+def test_a_click_is_drawn_in_the_middle_of_its_pixel():
+    image = np.zeros((10, 10, 3), np.uint8)
+    made = overlay.paint(image, clicks=[Click(4, 4)], side=200)
+    rows, _ = np.nonzero((made == (0, 112, 32)).all(2))
+    assert (rows.min() + rows.max()) / 2 == pytest.approx(90, abs=1)
+    one, seven = (overlay.paint(image, clicks=[Click(4, 4)], side=200, first_number=n) for n in (1, 7))
+    assert not np.array_equal(one, seven), "they are numbered"
+
+
+def test_a_strip_is_as_large_as_its_panels():
+    panel = np.zeros((10, 50, 3), np.uint8)
+    assert overlay.picture_strip([panel] * 2, ["a", "b"], columns=6, margin=10).shape[1] == 2 * 60 + 10
+    made = overlay.picture_strip([panel] * 2, ["", ""], columns=1, margin=10)
+    rows = np.flatnonzero((made == 0).all(2).any(1))
+    assert len(rows) == 20 and rows[0] == 10 and rows[10] >= 10 + 10 + 10, "a margin lies between them"
+
+
+def test_a_mask_made_smaller_has_no_half_pixels():
+    image, mask = np.zeros((100, 100, 3), np.uint8), np.zeros((100, 100), bool)
+    mask[:, :51] = True
+    assert set(np.unique(overlay.paint(image, mask=mask, side=50)[..., 1])) <= {0, 127}

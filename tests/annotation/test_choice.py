@@ -60,3 +60,8 @@ def test_what_is_kept_of_a_trajectory_gives_the_same_answers_with_one_mask(init,
     assert (returned_score(kept), returned_iou(kept)) == (returned_score(whole), returned_iou(whole))
     assert sum(bool(step.mask) for step in kept.steps) == (returned(whole) > 0)
     assert "candidates" not in kept.extras and kept.init_mask == whole.init_mask and kept.text == whole.text
+
+
+def test_a_box_is_no_mask_that_was_given():
+    one = trajectory(InitKind.BOX, (None, 0.5), 0.9, 1)
+    assert returned(one) == 1, "though nothing was said of the start"

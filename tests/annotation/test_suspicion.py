@@ -46,3 +46,18 @@ def test_nothing_is_flagged_where_nothing_is_bad():
     none = find_suspicious(np.full(2, np.nan), calibration=calibration, **RULES)
     assert not none.flagged.any() and np.isnan(none.chances).all()
     assert find_suspicious(np.zeros(0), calibration=calibration, **RULES).order.size == 0
+
+
+def test_what_is_predicted_just_at_the_threshold_is_not_under_it():
+    found = find_suspicious(np.array([0.6, 0.7]), calibration=None, bad_iou=0.75, precision=0.9, threshold=0.7)
+    assert found.flagged.tolist() == [True, False]
+
+
+def test_equal_predictions_are_flagged_together_or_not_at_all():
+    """0.2: bad for sure; 0.5: bad at 0.8. Two of them would still keep a mean of 0.9, all four do not."""
+    pairs = [[0.2, 0.0], *[[0.5, 0.0]] * 4, [0.5, 1.0]]
+    calibration = Calibration([0.0, 1.0], [0.0, 1.0], pairs=pairs)
+    found = find_suspicious(
+        np.array([0.2, 0.5, 0.5, 0.5]), calibration=calibration, bad_iou=0.75, precision=0.9, threshold=None
+    )
+    assert found.flagged.tolist() == [True, False, False, False] and found.expected_precision >= 0.9

@@ -13,7 +13,7 @@ from segagent.environment import Environment
 from segagent.improvement.methods import Dagger, Star, StarPlus, rewards_of
 from segagent.improvement.relabelling import relabel
 from segagent.improvement.selection import counts_of, select
-from segagent.masks import decode_rle, iou, next_click
+from segagent.masks import decode_rle, encode_rle, iou, next_click
 from segagent.policies.reward_model import TrueIou
 from segagent.policies.search import Beam
 from segagent.policies.simulated import NoisyOracle
@@ -226,3 +226,29 @@ def test_what_was_said_of_the_last_mask_does_not_outlive_the_end(rolled_out):
     one = replace(rolled_out[0], extras={"pred_iou": 0.4, "returned": 1}, end_reason=EndReason.FINISHED)
     assert relabel(one, [0], None).extras == one.extras
     assert relabel(one, [len(one.steps)], None).extras == {"returned": 1}
+
+
+def test_a_reward_that_is_just_enough_is_enough(rolled_out):
+    assert Star(min_reward=rolled_out[0].final_iou).select(rolled_out[0]) is rolled_out[0]
+
+
+def test_f_sim_clicks_no_void_pixel(rolled_out):
+    before = rolled_out[0]
+    target = decode_rle(before.target)
+    void = target.copy()
+    void[int(np.argwhere(target)[:, 0].mean()) :] = False
+    after = Dagger(tau_stop=None).select(replace(before, void=encode_rle(void)))
+    click = after.steps[0].action.click
+    assert click == next_click(target, decode_rle(before.init_mask), (), void) and not void[click.y, click.x]
+
+
+def test_a_click_that_is_replaced_is_learnt_though_the_old_one_was_not(rolled_out):
+    dropped = replace(rolled_out[0], steps=tuple(replace(step, kept=False) for step in rolled_out[0].steps))
+    assert all(step.kept for step in relabel(dropped, range(4), None).steps)
+
+
+def test_clicks_that_are_left_out_are_counted(rolled_out):
+    made = rolled_out[0]
+    left = replace(made, steps=(replace(made.steps[0], kept=False), *made.steps[1:]))
+    assert counts_of(made, left) == {"trajectories": 1, "selected": 1, "clicks": 4, "left_out": 1, "kept": 3}
+    assert counts_of(made, None)["left_out"] == 4

@@ -128,3 +128,22 @@ def test_only_gres_counts_an_iou_that_is_just_reached():
 def test_every_sample_is_in_a_group_of_words():
     groups = subgroups(score([record(bar(10), bar(7), text=""), record(bar(10), bar(7), text="a cup")], bootstrap=0))
     assert {name: row["n"] for name, row in groups["words"].items()} == {"0": 1, "1-2": 1}
+
+
+def test_an_object_of_just_96_by_96_pixels_is_large():
+    whole = encode_rle(np.ones((96, 96), bool))
+    row = record(bar(1), bar(1)) | {"height": 96, "width": 96, "gt_mask": whole}
+    row["pred_list"] = [row["pred_list"][0] | {"mask": whole}]
+    assert list(subgroups(score([row], bootstrap=0))["size"]) == ["large"]
+
+
+def test_boundaries_were_measured_of_one_protocol_only():
+    made = score([record(bar(10), bar(5))], "final", boundary=True, bootstrap=0)
+    assert "boundary_iou" in side_by_side(made, "final")["expression"]
+    assert "boundary_iou" not in side_by_side(made, "oracle")["expression"]
+
+
+def test_intervals_are_those_of_the_seed():
+    rows = [record(bar(10), bar(1 + k), image=f"{k}.jpg") for k in range(9)]
+    made = score(rows, seed=5)
+    assert side_by_side(made)["expression"]["ciou_low"] == made.metrics()["ciou_low"]

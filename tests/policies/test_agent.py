@@ -9,7 +9,7 @@ from segagent.environment import Environment
 from segagent.mllm.base import Completion
 from segagent.policies.agent import Agent
 from segagent.rollout import finish
-from segagent.types import Box, Click, EndReason
+from segagent.types import Action, Box, Click, EndReason
 
 
 class Scripted:
@@ -199,3 +199,11 @@ def test_settings_of_a_reply_reach_the_model(discs, dataset_of):
     shown = load_dialogue("nano").observe(states[1].sample.image, states[1].mask, "").image
     np.testing.assert_array_equal(given["observations"][1].image, through_jpeg(shown, 30))
     assert (through_jpeg(shown, 30) != through_jpeg(shown, 75)).any()
+
+
+def test_samples_of_a_state_follow_from_its_box_too(discs, dataset_of):
+    mllm = Scripted({"thing 0": ["Finish"]})
+    agent, (environment, (state,)) = Agent(mllm=mllm, temperature=1.0), start(discs, dataset_of(1))
+    for one in (state, environment.step(state, Action(box=Box(1, 1, 9, 9)))):
+        agent.propose([one])
+    assert mllm.calls[0]["seeds"] != mllm.calls[1]["seeds"]

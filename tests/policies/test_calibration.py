@@ -95,3 +95,7 @@ def test_reliability_by_hand():
     assert curve["reliability_n"] == [3, 0, 0, 0, 1]
     assert curve["reliability_predicted"] == [pytest.approx(0.13), None, None, None, 1.0]
     assert curve["reliability_true"] == [pytest.approx(0.2), None, None, None, 0.9]
+
+
+def test_a_bound_that_is_reached_exactly_is_reached():
+    assert Calibration.fit([0.2, 0.8], [0.5, 0.75]).reaching(0.75)(0.75) == 1

@@ -540,3 +540,34 @@ def test_a_reward_that_is_reached_exactly_stops(sample_of):
     search = Beam(proposer=Recorded(lambda _: at(0)), reward=TrueIou(), k=1, stop_reward=0.5)
     (found,) = finish([start], search, environment)
     assert columns(found) == [0] and found.end_reason is EndReason.FINISHED
+
+
+def test_prose_among_clicks_ends_nothing(sample_of):
+    prose = Action(end=EndReason.UNPARSABLE, text="well")
+    _, environment, start = world(sample_of, {(0,): 20, (0, 0): 10}, max_clicks=2)
+    search = Beam(proposer=Recorded(lambda _: [prose, *at(0)]), reward=TrueIou(), k=2)
+    (found,) = finish([start], search, environment)
+    assert columns(found) == [0, 0] and found.end_reason is EndReason.OUT_OF_CLICKS, "though the click hurts"
+
+
+def test_an_end_costs_no_call_and_is_tried_when_the_budget_is_spent(sample_of):
+    _, environment, start = world(sample_of, {(0,): 10}, max_clicks=3)
+    proposer = Recorded(lambda _: [*at(0, 1), Action(end=EndReason.FINISHED)])
+    search = Beam(proposer=proposer, reward=TrueIou(), k=3, budget=1)
+    (found,) = finish([start], search, environment)
+    assert [one.get("end_reason") for one in found.extras["candidates"]] == [None, "finished"]
+    assert search.statistics()["search_clicks"] == 1
+
+
+def test_a_tree_ends_as_its_best_mask_did(sample_of):
+    table = {(0,): 64, (1,): 10, (1, 0): 9, (1, 1): 8, (0, 0): 1, (0, 1): 1}
+    _, environment, start = world(sample_of, table, max_clicks=2, tau_stop=1.0)
+    search = Mcts(proposer=Recorded(lambda _: at(0, 1)), reward=TrueIou(), k=2, budget=3)
+    (found,) = finish([start], search, environment)
+    assert columns(found) == [0] and found.end_reason is EndReason.FINISHED, "whatever is tried last, elsewhere"
+
+
+def test_a_reward_that_is_reached_with_the_last_click_is_why_it_ended(sample_of):
+    _, environment, start = world(sample_of, {(0,): 32}, max_clicks=1)
+    search = Beam(proposer=Recorded(lambda _: at(0)), reward=TrueIou(), k=1, stop_reward=0.5)
+    assert finish([start], search, environment)[0].end_reason is EndReason.FINISHED

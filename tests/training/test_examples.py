@@ -5,13 +5,14 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import torch
 
 from segagent.data.refshapes import RefShapes
 from segagent.data.trajectories import TrajectoryWriter, read_trajectories
 from segagent.dialogue import Dialogue, load_dialogue
 from segagent.environment import Environment, to_trajectory
 from segagent.improvement.rounds import chosen_samples
-from segagent.masks import bounding_box, error_regions, iou
+from segagent.masks import bounding_box, decode_rle, encode_rle, error_regions, iou, next_click
 from segagent.policies.simulated import Oracle
 from segagent.rollout import rollout
 from segagent.training.collate import BatchPlan, Collator
@@ -220,3 +221,98 @@ def test_pictures_of_another_size_are_refused_before_anything_is_learnt(sft, tmp
     assert chosen_samples(small, [tmp_path / "t.jsonl"], None) == [0, 1]
     with pytest.raises(ValueError, match=told):
         chosen_samples(large, [tmp_path / "t.jsonl"], None)
+
+
+@pytest.fixture
+def voided(sft, tmp_path):
+    """The file of all trajectories, with the upper part of each target void."""
+    with TrajectoryWriter(tmp_path / "v.jsonl") as writer:
+        for made in read_trajectories(sft.file):
+            target = decode_rle(made.target)
+            void = target.copy()
+            void[int(np.argwhere(target)[:, 0].mean()) :] = False
+            writer.write([dataclasses.replace(made, void=encode_rle(void))])
+    return tmp_path / "v.jsonl"
+
+
+def examples_in(sft, path, task, **changes):
+    """Of another file than the fixture's."""
+    dialogue, mix = changes.pop("dialogue", load_dialogue("nano")), TaskMix(**{**dict.fromkeys(TASKS, 0.0), task: 1.0})
+    states = read_states([path], sft.dataset, dialogue, tasks=mix.names)
+    return Examples(
+        states=states, paths=[path], dataset=sft.dataset, dialogue=dialogue, tasks=mix, **{"seed": 1} | changes
+    )
+
+
+def test_void_pixels_count_in_nothing_that_is_said(sft, voided):
+    examples = examples_in(sft, voided, "perturbed")
+    for made in map(examples.__getitem__, range(20)):
+        target, void = made.sample.target, made.sample.void
+        assert void is not None and void.any()
+        said = examples.dialogue.parse(made.answer, width=made.sample.width, height=made.sample.height)
+        assert said.predicted_iou == pytest.approx(iou(made.mask, target, void), abs=0.006)
+        assert said.click == next_click(target, made.mask, (), void)
+    made = examples_in(sft, voided, "click", grid=4)[0]
+    missing = made.sample.target & ~made.mask & ~made.sample.void
+    assert made.asked.needs[0].sum() * missing.size / 16 == pytest.approx(missing.sum(), rel=1e-4)
+    assert made.asked.places.sum() == 1, "where the click falls"
+
+
+def test_the_weight_of_a_task_is_that_of_its_tokens(sft):
+    examples = examples_of(sft, {"iou_click": 1.0}, weights={"iou_click": 0.25})
+    assert examples[0].weight == 0.25
+    assert Collator(sft.mllm())([examples[0]]).token_weights().max() == 0.25
+
+
+def test_wrong_masks_follow_from_the_seed_too(sft):
+    one, other = (examples_of(sft, {"perturbed": 1.0}, seed=seed) for seed in (1, 2))
+    for examples in (one, other):
+        examples.states = examples.states.rows(np.array([0]))  # with one state the order says nothing
+    assert [one[n].answer for n in range(4)] != [other[n].answer for n in range(4)]
+
+
+def test_an_end_says_no_iou_where_there_are_no_words_for_it(sft):
+    plain = Dialogue(system="", prompt="{description}")
+    examples = examples_of(sft, {"finish": 1.0}, dialogue=plain)
+    assert plain.parse(examples[0].answer, width=60, height=40).finished
+
+
+def test_a_trajectory_brings_its_own_text(sft, tmp_path):
+    with TrajectoryWriter(tmp_path / "t.jsonl") as writer:
+        writer.write(dataclasses.replace(made, text="another name") for made in read_trajectories(sft.file))
+    asked = []
+    examples = examples_in(
+        sft, tmp_path / "t.jsonl", "click", mentions=lambda index, text: asked.append(text) or np.zeros((3, 4))
+    )
+    assert examples[0].sample.text == "another name" and asked == ["another name"]
+
+
+def test_lengths_are_those_of_the_states_that_come(sft):
+    examples = examples_of(sft, {"iou_click": 1.0})
+    examples.states.length[:] = np.arange(len(examples))
+    numbers = np.arange(len(examples))
+    assert examples.lengths(numbers)[:, 1].tolist() == [examples.row(number) for number in numbers]
+
+
+def test_absolute_coordinates_are_those_of_the_picture_as_the_model_sees_it(sft):
+    absolute = load_dialogue("absolute")
+    examples = examples_of(sft, {"click": 1.0}, dialogue=absolute, seen=lambda *, width, height: (2 * width, height))
+    made, row = examples[0], examples.row(0)
+    click = examples.trajectory(row).steps[int(examples.states.state[row])].action.click
+    size = {"width": made.sample.width, "height": made.sample.height}
+    assert absolute.parse(made.answer, **size, seen=(2 * made.sample.width, made.sample.height)).click == click
+
+
+def test_a_mask_that_happens_to_be_right_is_told_and_no_end(sft, monkeypatch):
+    monkeypatch.setattr("segagent.training.examples.perturbed", lambda target, void, random: target.copy())
+    made = examples_of(sft, {"perturbed": 1.0})[0]
+    reply = load_dialogue("nano").parse(made.answer, width=made.sample.width, height=made.sample.height)
+    assert reply.predicted_iou == 1 and reply.click is None and not reply.finished
+
+
+def test_digits_count_less_and_less(sft):
+    mllm = sft.mllm()
+    labels = torch.tensor([mllm.tokenizer.encode("Positive point: (123, 45)")])
+    weights = Collator(mllm, digit_decay=0.5)._digit_weights(labels)[0]
+    digits = torch.isin(labels[0], torch.tensor(mllm.tokenizer.digit_tokens))
+    assert weights[digits].tolist()[:3] == [1, 0.5, 0.25] and (weights[~digits] == 1).all()
