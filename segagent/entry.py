@@ -276,7 +276,7 @@ def _hold(config_file: Path) -> None:
 
     Raises `BlockingIOError` where somebody is at it.
     """
-    if _held is None or not config_file.is_file():
+    if _held is None or os.name == "nt" or not config_file.is_file():  # Windows replaces no open file
         return
     name = config_file.resolve()
     if name in _held:

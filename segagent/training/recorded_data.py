@@ -65,8 +65,11 @@ def _recorded(file: Path) -> DictConfig | None:
 
 
 def _with_data(config: DictConfig, data: DictConfig, file: Path, trajectories: object) -> DictConfig:
-    split = f" (split {data.split})" if "split" in data else ""
-    print(f"data: as in {file}{split}", file=sys.stderr)
+    splits = [part.split for part in (data, *(data.get("datasets") or {}).values()) if "split" in part]
+    told = f" (split {splits[0]})" if splits else ""
+    if splits and not all(str(split).lower() in ("train", "dis-tr") for split in splits):
+        told = f" (split {splits[0]}: what is learnt from is no measure any more; take another one for that)"
+    print(f"data: as in {file}{told}", file=sys.stderr)
     changed = config.copy()
     changed.data = OmegaConf.merge(data, {"trajectories": trajectories})
     return changed

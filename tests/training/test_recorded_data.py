@@ -34,6 +34,9 @@ def test_trajectories_say_what_they_were_simulated_on(tmp_path, capsys, name):
     config = completed("train", data_of_trajectories, f"data.trajectories={lines}")
     assert (config.data.subset, config.data.limit, config.data.trajectories) == ("refshapes-thin", 6, str(lines))
     assert f"data: as in {tmp_path / 'a.config.yaml'} (split train)" in capsys.readouterr().err
+    held_out = record(tmp_path, "v", split="val")
+    completed("train", data_of_trajectories, f"data.trajectories={held_out}")
+    assert "(split val: what is learnt from is no measure any more" in capsys.readouterr().err
     both = completed("train", data_of_trajectories, f"data.trajectories=[{lines},{tmp_path / 'unknown.jsonl'}]")
     assert both.data.subset == "refshapes-thin" and len(both.data.trajectories) == 2
 
