@@ -11,10 +11,8 @@ anew from the places of the objects.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -48,13 +46,15 @@ def bar(trajectories: Iterable[Trajectory]) -> Iterable[Trajectory]:
     return tqdm(trajectories, desc="convert", unit="sample", disable=None, file=sys.stderr)
 
 
-def put_in_place(partial: Path, out: Path) -> None:
-    """The finished file or folder under its name; hidden files of a folder that is there stay."""
-    if partial.is_dir() and out.is_dir():
-        for path in partial.iterdir():
-            os.replace(path, out / path.name)
-    else:
-        os.replace(partial, out)
+def take_back(out: Path, existed: bool) -> None:
+    """Removes what a conversion that failed left in a folder, which held hidden files at most before."""
+    for path in [path for path in out.iterdir() if not is_hidden(path, out)] if out.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if out.is_dir() and not existed:
+        out.rmdir()
 
 
 def main(config: DictConfig) -> int:
@@ -71,20 +71,16 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"{out}: out is the input; choose another out=")
     own = {"crowd": config.crowd} if config["from"] == "coco" else {}
     source = build(load_named("file_format", config["from"]), path=config.input, images=config.images, **own)
-    # Written beside it: what cannot be said in the new format shows on the way, and leaves nothing behind.
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".partial", dir=out.parent))
-    partial.rmdir()  # its name is nobody else's, and will be a file or a folder
-    sink = build(load_named("file_format", config.to), path=str(partial), images=config.images)
+    sink = build(load_named("file_format", config.to), path=str(out), images=config.images)
     if hasattr(source, "categories") and hasattr(sink, "categories"):
         sink.categories = source.categories  # filled as it is read
     losses: Counter = Counter()
+    existed = out.exists()
     try:
         written = sink.write(count_losses(bar(source.read()), losses, sink))
-        put_in_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
+    except BaseException:
+        take_back(out, existed)
+        raise
     print(f"{written} samples: {config['from']} {config.input} -> {config.to} {out}")
     for what, count in losses.items():
         print(f"{config.to} cannot hold {what}: {count} samples had some", file=sys.stderr)

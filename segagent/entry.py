@@ -67,7 +67,8 @@ def expand_checkpoints(arguments: Sequence[str]) -> list[str]:
 
 def _is_bare(text: str) -> bool:
     """Whether a text stands there without quotes of Hydra's: it may hold any letter."""
-    return text != "null" and text[:1] not in ("'", '"')
+    escaped = re.search(r"\\[][(){},=: ]", text)  # by whoever knows Hydra
+    return text.lower() != "null" and text[:1] not in ("'", '"') and not escaped
 
 
 def _usage(entry: str, about: str) -> str:
@@ -232,6 +233,7 @@ def claim_output(
         if other is not None and Path(other).suffix != Path(str(config.out)).suffix:
             raise ValueError(f"{config_file}: is of the run with out={other}; choose another name for this one's out=")
     if config.resume and grows:
+        _hold(config_file)
         _put_back((data_file, config_file, *_results(out)), data_file, config_file, config, but)
     there = next((file for file in (data_file, Path(out)) if file.exists()), None)
     if there is not None and not config.overwrite:

@@ -592,3 +592,33 @@ def test_the_best_predicted_mask_is_a_searchs(evaluate, tmp_path):
     with pytest.raises(ValueError, match=r"protocol=best_predicted: .* say policy=greedy search.k=1"):
         evaluate.main(compose_config("evaluate", given))
     assert not list(tmp_path.iterdir())
+
+
+def test_lines_are_not_put_back_under_a_run_that_loads_its_models(tmp_path, monkeypatch):
+    monkeypatch.setattr("segagent.entry._held", {})
+    lines = tmp_path / "a.jsonl"
+    claim_output(lines, simulated(tmp_path), lines, grows=True)
+    lines.write_text("a line\n")
+    claim_output(lines, simulated(tmp_path, overwrite=True, seed=7), lines, grows=True)  # and now it loads
+    monkeypatch.setattr("segagent.entry._held", {})  # as another process
+    with pytest.raises(BlockingIOError, match="another run is writing to it"):
+        claim_output(lines, simulated(tmp_path, resume=True), lines, grows=True)
+    assert not lines.exists() and OmegaConf.load(tmp_path / "a.config.yaml").seed == 7
+    assert (tmp_path / "a.jsonl.set-aside").read_text() == "a line\n"
+
+
+@pytest.mark.parametrize(
+    "word, expanded",
+    [
+        ("images=/tmp/Größe (1), a=b", 'images="/tmp/Größe (1), a=b"'),
+        ("data.annotations=a\\,b.json", "data.annotations=a\\,b.json"),
+        ("parts=[a,b]", "parts=[a,b]"),
+        ("trajectories=[a.jsonl,b.jsonl]", "trajectories=[a.jsonl,b.jsonl]"),
+        ("masks=null", "masks=null"),
+        ("masks=NULL", "masks=NULL"),
+        ("out='x y'", "out='x y'"),
+        ("sample=2007_000033", 'sample="2007_000033"'),
+    ],
+)
+def test_names_of_files_are_taken_as_they_stand(word, expanded):
+    assert expand_checkpoints([word]) == [expanded]

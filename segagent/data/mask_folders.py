@@ -16,6 +16,8 @@ from segagent.types import Sample
 
 log = logging.getLogger(__name__)
 
+_PREVIEWS = (".gif", ".jfif")  # often made of the picture beside them
+
 
 def is_hidden(path: Path, folder: Path) -> bool:
     """Whether a part of the path below `folder` begins with a dot: such files are of systems and tools, as macOS leaves
@@ -38,6 +40,11 @@ def list_pictures(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in IMAGE_SUFFIXES or is_hidden(path, folder) or path.is_dir():
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found and (path.suffix.lower() in _PREVIEWS) != (found[stem].suffix.lower() in _PREVIEWS):
+            kept, left = (found[stem], path) if path.suffix.lower() in _PREVIEWS else (path, found[stem])
+            log.warning("%s: %s is left out beside %s", folder, left.name, kept.name)
+            found[stem] = kept
+            continue
         if stem in found:
             raise ValueError(f"{folder}: {found[stem].name} and {path.name} have one name; keep one of them")
         found[stem] = path

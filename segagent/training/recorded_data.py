@@ -24,6 +24,9 @@ def data_of_trajectories(config: DictConfig, given: Sequence[str]) -> DictConfig
     """
     if _names_data(given) or config.data.trajectories is None:
         return config
+    begun = _begun(config, "train")
+    if begun is not None:
+        return _with_data(config, begun, config.data.trajectories)
     files = [settings_file(Path(path)) for path in trajectory_files(config)]
     found = {file: data for file in files if (data := _recorded(file)) is not None}
     if not found:
@@ -32,7 +35,8 @@ def data_of_trajectories(config: DictConfig, given: Sequence[str]) -> DictConfig
     other = next((path for path, settings in found.items() if settings != data), None)
     if other is not None:
         raise ValueError(f"data: that of {file} is not that of {other}; say data=NAME")
-    return _with_data(config, data, file, config.data.trajectories)
+    _tell(file, data)
+    return _with_data(config, data, config.data.trajectories)
 
 
 def data_of_training(config: DictConfig, given: Sequence[str]) -> DictConfig:
@@ -40,18 +44,26 @@ def data_of_training(config: DictConfig, given: Sequence[str]) -> DictConfig:
 
     given: see `data_of_trajectories`. Where they name data, or the model is no training's `best/`, all stays as it is.
     """
+    own, begun = config.data.trajectories, None if _names_data(given) else _begun(config, "improve")
+    if begun is not None:
+        return _with_data(config, begun, begun.get("trajectories") if own is None else own)
     path = None if config.mllm is None else config.mllm.get("path")
     file = None if path is None else Path(path).parent / "train.config.yaml"
     data = None if file is None or Path(path).name != "best" or _names_data(given) else _recorded(file)
     if data is None:
         return config
-    own = config.data.trajectories
-    return _with_data(config, data, file, data.get("trajectories") if own is None else own)
+    _tell(file, data)
+    return _with_data(config, data, data.get("trajectories") if own is None else own)
 
 
 def _names_data(given: Sequence[str]) -> bool:
     keys = [word.lstrip("+~").partition("=")[0] for word in given]
     return any(key == "data" or (key.startswith("data.") and key != "data.trajectories") for key in keys)
+
+
+def _begun(config: DictConfig, entry: str) -> DictConfig | None:
+    """The data of the run that is gone on with: it stays what it was, whoever said it."""
+    return _recorded(Path(config.out) / f"{entry}.config.yaml") if config.resume else None
 
 
 def _recorded(file: Path) -> DictConfig | None:
@@ -64,12 +76,15 @@ def _recorded(file: Path) -> DictConfig | None:
     return data
 
 
-def _with_data(config: DictConfig, data: DictConfig, file: Path, trajectories: object) -> DictConfig:
+def _tell(file: Path, data: DictConfig) -> None:
     splits = [part.split for part in (data, *(data.get("datasets") or {}).values()) if "split" in part]
     told = f" (split {splits[0]})" if splits else ""
     if splits and not all(str(split).lower() in ("train", "dis-tr") for split in splits):
         told = f" (split {splits[0]}: what is learnt from is no measure any more; take another one for that)"
     print(f"data: as in {file}{told}", file=sys.stderr)
+
+
+def _with_data(config: DictConfig, data: DictConfig, trajectories: object) -> DictConfig:
     changed = config.copy()
     changed.data = OmegaConf.merge(data, {"trajectories": trajectories})
     return changed

@@ -134,3 +134,10 @@ def test_pictures_that_nothing_here_reads_are_told(folder, caplog):
         (folder / name).write_bytes(b"?")
     assert set(listed(images=str(folder), text="cup")) == {"a", "sub/b", "c", "d"}
     assert "left out (2 of .heic, 1 of .nef); save them as JPEG or PNG" in caplog.text
+
+
+def test_a_preview_beside_a_picture_is_left_out(folder, caplog):
+    for name in ("a.gif", "sub/b.jfif"):
+        (folder / name).write_bytes(b"?")
+    assert set(listed(images=str(folder), text="cup")) == {"a", "sub/b"}
+    assert "a.gif is left out beside a.png" in caplog.text and "b.jfif is left out beside b.jpg" in caplog.text

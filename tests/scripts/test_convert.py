@@ -136,14 +136,16 @@ def test_an_object_with_several_texts_is_one_object(convert, tmp_path):
     assert annotation["caption"] == ["left", "the zebra", "zebra"]
 
 
-def test_a_folder_that_cannot_be_finished_is_not_begun(convert, tmp_path):
+def test_a_folder_that_cannot_be_finished_is_as_it_was(convert, tmp_path):
     given = coco(tmp_path, "c.json", {"category_id": 11}, {"category_id": 11, "segmentation": []})
-    for to in ("labelme", "yolo_seg", "png_folders"):
-        out = tmp_path / to
-        if to == "png_folders":
-            convert("from=coco", given, f"to={to}", f"out={out}")  # it can say an empty target
-            assert (out / "masks").is_dir()
-            continue
-        with pytest.raises(ValueError, match="an empty target"):
-            convert("from=coco", given, f"to={to}", f"out={out}")
-        assert not out.exists() and not list(tmp_path.glob("*.partial"))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / ".hidden").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for to in ("labelme", "yolo_seg"):
+        for name in ("new", "there", "link"):
+            with pytest.raises(ValueError, match="an empty target"):
+                convert("from=coco", given, f"to={to}", f"out={tmp_path / name}")
+        assert not (tmp_path / "new").exists()
+        assert [path.name for path in (tmp_path / "there").iterdir()] == [".hidden"]
+    convert("from=coco", given, "to=png_folders", f"out={tmp_path / 'link'}")  # it can say an empty target
+    assert (tmp_path / "there" / "masks").is_dir()

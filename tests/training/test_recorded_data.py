@@ -15,6 +15,7 @@ SIMULATED = ["data=refshapes", "data.split=train", "data.subset=refshapes-thin",
 
 def record(folder, name="a", entry="simulate", words=SIMULATED, **more):
     """A file of trajectories, or a folder of a training, with the settings of the command that made it."""
+    folder.mkdir(exist_ok=True)
     config = compose_config(entry, [*words, "out=x"])
     config.data = OmegaConf.merge(config.data, more)
     OmegaConf.save(config, folder / f"{name}.config.yaml")
@@ -83,3 +84,16 @@ def test_a_model_says_what_it_was_trained_on(tmp_path, capsys):
     named = completed("improve", data_of_training, f"mllm={run}", "data=refshapes_mix")
     assert named.data.trajectories is None and "datasets" in named.data
     assert completed("improve", data_of_training, "mllm=nano").data.subset == "refshapes"
+
+
+def test_a_run_that_is_gone_on_with_keeps_its_data(tmp_path, capsys):
+    """Whatever lies beside the trajectories by now, and whatever the defaults have become."""
+    record(tmp_path / "run", "train", entry="train", words=["data=refshapes_mix", "data.trajectories=x"])
+    lines, out = record(tmp_path), f"out={tmp_path / 'run'}"
+    given = [f"data.trajectories={lines}", "resume=true"]
+    config = compose_config("train", [*given, out])
+    OmegaConf.resolve(config)
+    kept = data_of_trajectories(config, [*given, out])
+    assert "datasets" in kept.data and kept.data.trajectories == str(lines) and not capsys.readouterr().err
+    config.resume = False
+    assert data_of_trajectories(config, given).data.subset == "refshapes-thin"
