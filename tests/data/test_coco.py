@@ -227,3 +227,11 @@ def test_a_category_that_is_a_number_and_a_mark_before_the_file(folder):
     path = Path(settings["annotations"])
     path.write_text(path.read_text(), encoding="utf-8-sig")
     assert Coco(**settings)[0].text == "7"
+
+
+def test_each_sample_shows_its_own_picture(folder):
+    settings = folder()
+    Image.fromarray(np.full((12, 16, 3), 20, np.uint8)).save(folder.root / "images" / "b.png")
+    data = Coco(**settings)
+    shown = {sample.image_name: int(sample.image[0, 0, 0]) for sample in (data[0], data[1], data[2], data[0])}
+    assert shown == {"a.png": 90, "b.png": 20}

@@ -7,7 +7,7 @@ from segagent.data.images import through_jpeg
 from segagent.dialogue import load_dialogue
 from segagent.environment import Environment
 from segagent.mllm.base import Completion
-from segagent.policies.agent import Agent
+from segagent.policies.agent import Agent, _mean
 from segagent.rollout import finish
 from segagent.types import Action, Box, Click, EndReason
 
@@ -207,3 +207,7 @@ def test_samples_of_a_state_follow_from_its_box_too(discs, dataset_of):
     for one in (state, environment.step(state, Action(box=Box(1, 1, 9, 9)))):
         agent.propose([one])
     assert mllm.calls[0]["seeds"] != mllm.calls[1]["seeds"]
+
+
+def test_an_expected_iou_is_the_sum_of_all_by_their_probabilities():
+    assert _mean([0.0, 0.5, 1.0], [0.2, 0.3, 0.5]) == 0.65 and _mean([0.0, 1.0], None) is None

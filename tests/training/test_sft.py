@@ -17,7 +17,7 @@ from segagent.configuration import CONFIG_DIR
 from segagent.mllm.osprey import Osprey
 from segagent.mllm.parts import part_of
 from segagent.training.parallel import check_same_step
-from segagent.training.sft import out_of_memory_told
+from segagent.training.sft import answer_losses, out_of_memory_told
 from segagent.training.sft_checkpoint import _load_engine
 from segagent.training.sft_processes import start_processes
 from segagent.training.sft_settings import SftSettings
@@ -401,3 +401,21 @@ def test_what_an_engine_says_of_its_checkpoint_is_told(tmp_path):
     engine = Engine()
     _load_engine(engine, tmp_path)
     assert engine.step == 0, "an update begins"
+
+
+def test_the_best_weights_are_those_of_the_lowest_score(sft, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.25, 0.75, 0.5, 0.3, 0.9])
+    monkeypatch.setattr("segagent.training.sft.score_of", lambda figures: next(scores))
+    progress = sft.trainer(tmp_path, validate_every=1).run()
+    assert (progress.best_step, progress.best_score) == (2, 0.25)
+
+
+def test_the_loss_of_a_step_is_weighted_by_its_tokens(sft, tmp_path):
+    given = {"steps": 1, "batch_size": 4, "length_group": 1, "validation": False, "digit_decay": 0.25}
+    trainer = sft.trainer(tmp_path, **given)
+    batch = trainer.collator([trainer.examples[number] for number in range(4)])
+    with torch.no_grad():
+        losses, weights, _ = answer_losses(trainer.mllm.network.train(), batch)
+    trainer.run()
+    assert weights.min() < weights.max()
+    assert rows(tmp_path)[0][1] == pytest.approx(float((losses * weights).sum() / weights.sum()), rel=1e-4)
