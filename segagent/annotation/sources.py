@@ -19,7 +19,6 @@ from segagent.policies.search import Beam, TreeSearch
 from segagent.types import InitKind
 from segagent.weights import checkpoint_path, shipped
 
-_KEY = "reward.calibration"
 MODES = ("annotate", "refine", "filter")
 
 
@@ -116,11 +115,15 @@ def with_own_calibration(config: DictConfig) -> DictConfig:
     reward, path = config.reward, None if config.mllm is None else config.mllm.get("path")
     if config.mode != "filter" or config.filter.threshold is not None or reward.get("calibration") is not None:
         return config
-    begun = Path(config.out) / "annotations.config.yaml"
-    if config.resume and begun.is_file():  # as it began
-        return OmegaConf.merge(config, {"reward": {"calibration": OmegaConf.select(OmegaConf.load(begun), _KEY)}})
-    known = path is not None and reward.get("judge", "") is None and (str(path) in shipped() or Path(path).is_dir())
-    file = checkpoint_path(path) / FILE_NAME if known else None  # of a server or a hub nothing is known
+    takes_one, begun = "calibration" in reward, Path(config.out) / "annotations.config.yaml"
+    if takes_one and config.resume and begun.is_file():  # as it began
+        then = OmegaConf.select(OmegaConf.load(begun), "reward.calibration")
+        return OmegaConf.merge(config, {"reward": {"calibration": then}})
+    local = path is not None and (
+        str(path) in shipped() or Path(path).is_dir()
+    )  # of a server or a hub nothing is known
+    known = takes_one and reward.judge is None and local  # a judge has numbers of its own
+    file = checkpoint_path(path) / FILE_NAME if known else None
     if file is None or not file.is_file() or Calibration.load(file).number != build(reward, judge=None).named:
         print(
             "filter: masks are ranked and none is flagged; that takes a calibration (reward.calibration=FILE, which "

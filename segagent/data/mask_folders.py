@@ -34,23 +34,26 @@ def list_pictures(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
-    others: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
     for path in sorted(folder.rglob("*")):
-        others[path.suffix.lower()] += path.suffix.lower() in OTHER_SUFFIXES and not is_hidden(path, folder)
-        if path.suffix.lower() not in IMAGE_SUFFIXES or is_hidden(path, folder) or path.is_dir():
+        suffix = path.suffix.lower()
+        if is_hidden(path, folder) or path.is_dir():
+            continue
+        if suffix in OTHER_SUFFIXES:
+            unread[suffix] += 1
+        if suffix not in IMAGE_SUFFIXES:
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in found and (path.suffix.lower() in _PREVIEWS) != (found[stem].suffix.lower() in _PREVIEWS):
-            kept, left = (found[stem], path) if path.suffix.lower() in _PREVIEWS else (path, found[stem])
-            log.warning("%s: %s is left out beside %s", folder, left.name, kept.name)
+        if stem in found and (suffix in _PREVIEWS) != (found[stem].suffix.lower() in _PREVIEWS):
+            kept, dropped = (found[stem], path) if suffix in _PREVIEWS else (path, found[stem])
+            log.warning("%s: %s is left out beside %s", folder, dropped.name, kept.name)
             found[stem] = kept
             continue
         if stem in found:
             raise ValueError(f"{folder}: {found[stem].name} and {path.name} have one name; keep one of them")
         found[stem] = path
-    left = {suffix: count for suffix, count in others.items() if count}
-    if left:
-        told = ", ".join(f"{count} of {suffix}" for suffix, count in sorted(left.items()))
+    if unread:
+        told = ", ".join(f"{count} of {suffix}" for suffix, count in sorted(unread.items()))
         log.warning("%s: pictures that cannot be read are left out (%s); save them as JPEG or PNG", folder, told)
     if not found:
         raise ValueError(f"{folder}: holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))})")

@@ -154,6 +154,10 @@ def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path, capsys)
     assert do(tmp_path / "own", *settings, *expected)[0] == figures, "that of the checkpoint, where none is named"
     assert "filter: calibrated by " in capsys.readouterr().err
     assert do(tmp_path / "bound", *settings, *expected, "filter.threshold=0.999")[0]["expected_precision"] is None
+    assert do(tmp_path / "own", *settings, *expected, "resume=true")[0] == figures, "as it began"
+    for more in ((), ("resume=true",)):  # a reward that takes no calibration
+        do(tmp_path / "true", *settings[:3], f"truth={world}/masks", "mode=filter", "reward=true_iou", *more)
+        assert "masks are ranked and none is flagged" in capsys.readouterr().err
     figures, _ = do(tmp_path / "greedy", *settings, "mode=filter", "proposer.max_new_tokens=4")
     assert figures["n_suspicious"] == 0, "it is of another number"
     assert "masks are ranked and none is flagged" in capsys.readouterr().err
