@@ -119,10 +119,9 @@ def with_own_calibration(config: DictConfig) -> DictConfig:
     if takes_one and config.resume and begun.is_file():  # as it began
         then = OmegaConf.select(OmegaConf.load(begun), "reward.calibration")
         return OmegaConf.merge(config, {"reward": {"calibration": then}})
-    local = path is not None and (
-        str(path) in shipped() or Path(path).is_dir()
-    )  # of a server or a hub nothing is known
-    known = takes_one and reward.judge is None and local  # a judge has numbers of its own
+    # Of a model on a server or a hub nothing is known; a judge has numbers of its own.
+    local = path is not None and (str(path) in shipped() or Path(path).is_dir())
+    known = takes_one and local and reward.judge is None
     file = checkpoint_path(path) / FILE_NAME if known else None
     if file is None or not file.is_file() or Calibration.load(file).number != build(reward, judge=None).named:
         print(
