@@ -21,7 +21,7 @@ case "${1:-}" in
 esac
 if [ -z "$checkpoint" ]; then
   [ -n "${PRESET:-}" ] && fail "PRESET=$PRESET: needs a CHECKPOINT, since a preset is about the model that clicks"
-  settings+=(policy=greedy search.k=1 reward=expected_iou mllm=nano)
+  settings+=(policy=greedy search.k=1 reward=expected_iou mllm=nano batch_size=32)
 else
   settings+=(policy=agent "mllm=$checkpoint")
   shift

@@ -17,6 +17,7 @@ from segagent.environment import Environment
 from segagent.policies.base import Policy
 from segagent.policies.search import TreeSearch
 from segagent.run import RunSummary, refuse_launcher
+from segagent.segmenters.base import ClickSegmenter
 from segagent.types import InitKind
 
 
@@ -49,9 +50,10 @@ class RolloutWork:
         whole = build(self.data)
         return whole if self.samples is None else Subset(whole, self.samples)
 
-    def build(self) -> tuple[Policy | TreeSearch, Environment]:
-        """Policy and environment, built anew."""
-        policy, segmenter = build(self.policy), build(self.segmenter)
+    def build(self, segmenter: ClickSegmenter | None = None) -> tuple[Policy | TreeSearch, Environment]:
+        """Policy and environment, built anew. segmenter: instead of the one that the settings say."""
+        policy = build(self.policy)
+        segmenter = build(self.segmenter) if segmenter is None else segmenter
         return policy, Environment(segmenter=segmenter, seed=self.seed, **self.rules)
 
 

@@ -1,5 +1,6 @@
 """engine=ray: the bytes of a local run, whoever is lost on the way. A cluster of two nodes on this machine."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from PIL import Image
 
 from segagent.annotation.job import annotate_config
 from segagent.configuration import compose_config, load_named
-from segagent.engines import on_ray
 from segagent.engines.in_process import InProcess
 from segagent.engines.on_ray import OnRay
+from segagent.engines.ray_crew import Crew
 from segagent.engines.work import run_config, work_of
 from segagent.improvement.rounds import Improvement
 
@@ -91,7 +92,7 @@ def test_a_node_killed_in_the_middle_leaves_the_bytes_of_a_local_run(
     import ray
 
     (cluster, second), out, killed = cluster, tmp_path / "t.jsonl", []
-    fill_up, give = on_ray._Crew.fill_up, on_ray._Crew.give
+    fill_up, give = Crew.fill_up, Crew.give
 
     def both_begin(crew):
         fill_up(crew)
@@ -108,8 +109,8 @@ def test_a_node_killed_in_the_middle_leaves_the_bytes_of_a_local_run(
             while sum(node["Alive"] for node in ray.nodes()) > 1 and time.monotonic() < deadline:
                 time.sleep(0.05)
 
-    monkeypatch.setattr(on_ray._Crew, "fill_up", both_begin)
-    monkeypatch.setattr(on_ray._Crew, "give", give_and_kill)
+    monkeypatch.setattr(Crew, "fill_up", both_begin)
+    monkeypatch.setattr(Crew, "give", give_and_kill)
     summary = simulate(photos, out, *by(cluster))
     assert killed and killed[0] < COUNT / 2 - 3, "in the middle"
     assert "lost a worker at block" in capfd.readouterr().err
@@ -155,19 +156,19 @@ def test_a_killed_worker_and_a_picture_that_stops_the_run(cluster, photos, tmp_p
     import ray
 
     cluster, killed = cluster[0], []
-    give = on_ray._Crew.give
+    give = Crew.give
 
     def give_and_kill(crew, number, samples):
-        worker = crew.idle[-1]
+        worker = crew.idle[-1].actor
         give(crew, number, samples)
         if number == 1 and not killed:
             killed.append(worker)
             ray.kill(worker)
 
-    monkeypatch.setattr(on_ray._Crew, "give", give_and_kill)
+    monkeypatch.setattr(Crew, "give", give_and_kill)
     config = settings(photos, "unused", "on_error=stop", "simulate.max_clicks=4")
     work = work_of(config, config.simulate, "simulate")
-    with pytest.raises(OSError, match=r"lost 1 workers at block 1 \(engine.attempts\), .* go on with resume=true"):
+    with pytest.raises(OSError, match=r"lost a worker 1 times at block 1 \(engine.attempts\), .* resume=true"):
         OnRay(address=cluster.address, block=2, attempts=1).roll_out(work, tmp_path / "once")
     killed.clear()
     work = replace(work, samples=[9, 3, 7, 2, 1, BROKEN, 8, 4])
@@ -177,6 +178,41 @@ def test_a_killed_worker_and_a_picture_that_stops_the_run(cluster, photos, tmp_p
             engine.roll_out(work, tmp_path / name)
         files.append((tmp_path / name).read_bytes())
     assert killed and files[0] == files[1] and files[0].count(b"\n") == 5
+
+
+def test_segmenters_of_their_own_one_of_them_killed(cluster, photos, whole, tmp_path, monkeypatch, capfd):
+    """Three workers, two segmenters; a segmenter that dies is begun anew, the block done again by the same worker."""
+    import ray
+
+    cluster, served = cluster[0], []
+    give = Crew.give
+
+    def dies_when_asked(host):
+        host.segmenter.predict = lambda *given: os._exit(1)
+
+    def give_and_kill(crew, number, samples):
+        host = crew.idle[-1].host
+        if number == 3 and not crew.losses[3]:
+            ray.get(host.__ray_call__.remote(dies_when_asked))
+        give(crew, number, samples)
+        served.append((len(crew.hosts), crew.hosts.index(host)))
+
+    monkeypatch.setattr(Crew, "give", give_and_kill)
+    fifths = ("engine.cpus_per_worker=0.2", "engine.cpus_per_segmenter=0.2")
+    numbers = ("engine.workers=3", "engine.segmenters=2", "engine.block=2")
+    out = tmp_path / "t.jsonl"
+    summary = simulate(photos, out, *by(cluster), *fifths, *numbers)
+    told = capfd.readouterr().err
+    assert "lost a segmenter at block" in told and "lost a worker" not in told
+    assert set(served) == {(2, 0), (2, 1)}, "both are asked"
+    assert out.read_bytes() == whole[0].read_bytes()
+    assert summary.skipped == whole[1].skipped and summary.statistics == whole[1].statistics
+
+
+def test_a_segmenter_of_its_own_that_cannot_be_loaded_ends_the_run(cluster, photos, tmp_path):
+    alone = ("engine.cpus_per_worker=0.5", "engine.cpus_per_segmenter=0.5", "engine.segmenters=1")
+    with pytest.raises(ValueError, match="max_pixels=3: at least 64"):
+        simulate(photos, tmp_path / "t.jsonl", *by(cluster[0]), *alone, "segmenter.max_pixels=3")
 
 
 def test_annotate_works_on_the_cluster_too(cluster, photos, tmp_path):
@@ -196,8 +232,10 @@ def test_annotate_works_on_the_cluster_too(cluster, photos, tmp_path):
 
 
 def test_more_than_a_node_has_is_refused(cluster, photos, tmp_path):
-    with pytest.raises(ValueError, match=r"no node has room for a worker of 1 CPUs and 2 GPUs; choose engine.cpus"):
+    with pytest.raises(ValueError, match=r"no node has room for a worker of 1.0 CPUs and 2 GPUs; choose engine.cpus"):
         simulate(photos, tmp_path / "t.jsonl", *by(cluster[0]), "engine.gpus_per_worker=2")
+    with pytest.raises(ValueError, match=r"of 1.0 CPUs and 0 GPUs beside 9 segmenters of 1.0 CPUs and 0 GPUs; choose"):
+        simulate(photos, tmp_path / "t.jsonl", *by(cluster[0]), "engine.segmenters=9")
 
 
 def test_an_address_where_no_cluster_is(cluster, photos, tmp_path):
@@ -223,7 +261,17 @@ def test_without_ray_it_says_what_to_install(photos, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"workers": 0}, {"block": 0}, {"ahead": 0}, {"attempts": 0}, {"cpus_per_worker": 0}, {"gpus_per_worker": -1}],
+    [
+        {"workers": 0},
+        {"segmenters": 0},
+        {"block": 0},
+        {"ahead": 0},
+        {"attempts": 0},
+        {"cpus_per_worker": 0},
+        {"cpus_per_segmenter": 0},
+        {"gpus_per_worker": -1},
+        {"gpus_per_segmenter": -1},
+    ],
 )
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError, match=rf"engine\.{next(iter(wrong))}="):
@@ -329,7 +377,7 @@ def test_a_cut_file_is_gone_on_with_by_the_driver(photos, whole, tmp_path, monke
 
 def test_the_driver_gives_up_and_refuses_as_it_says(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", FakeRay(dies=range(1, 50)))
-    with pytest.raises(OSError, match=r"lost \d workers at block \d \(engine.attempts\), .* go on with resume=true"):
+    with pytest.raises(OSError, match=r"lost a worker \d times at block \d \(engine.attempts\), .* resume=true"):
         simulate(photos, tmp_path / "a.jsonl", "engine=ray", "engine.block=2", "engine.attempts=2")
     monkeypatch.setitem(sys.modules, "ray", FakeRay(cpus=0))
     with pytest.raises(ValueError, match="no node has room for a worker"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from segagent.configuration import build, load_named
+from segagent.engines.segmenter_host import RemoteSegmenter, SegmenterHost
 from segagent.segmenters import GraphCut, SimpleClick
 from segagent.segmenters.simpleclick_vit import SimpleClickConfig, SimpleClickNet
 from segagent.types import Box, Click
@@ -31,6 +32,17 @@ def shipped_simpleclick():
     return build(config)
 
 
+def of_a_host(segmenter):
+    """Asked as over a cluster: all that goes to the host and comes back is pickled on the way."""
+    host = SegmenterHost(None, ".")
+    host.segmenter = segmenter
+
+    def ask(name, *given):
+        return pickle.loads(pickle.dumps(getattr(host, name)(*pickle.loads(pickle.dumps(given)))))
+
+    return RemoteSegmenter(ask, "asker")
+
+
 # Each is made by a function of the fixture `tiny_sam`, which some need.
 MEMBERS = {
     "graphcut": lambda _: GraphCut(),
@@ -40,6 +52,8 @@ MEMBERS = {
     "sam_hq": lambda tiny_sam: tiny_sam("sam_hq"),
     "sam2": lambda tiny_sam: tiny_sam("sam2"),
     "sam3_tracker": lambda tiny_sam: tiny_sam("sam3_tracker"),
+    "graphcut of a host": lambda _: of_a_host(GraphCut()),
+    "sam of a host": lambda tiny_sam: of_a_host(tiny_sam("sam")),
 }
 
 
