@@ -15,6 +15,7 @@ from pathlib import Path
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
+from segagent.configuration import compose_config
 from segagent.engines.work import run_config
 from segagent.entry import beside, claim_output, drop_aside, run_entry
 from segagent.metrics.table import format_metrics
@@ -23,11 +24,25 @@ from segagent.results import check_protocol, publish, write_metrics
 from segagent.run import parse_shard, who
 
 
-def tell_unasked_model(config: DictConfig) -> None:
-    """On stderr, where a model is named and nobody in the run asks it: figures of the oracle could pass for its own."""
+def tell_unused(config: DictConfig) -> None:
+    """On stderr, where a model is named and nobody in the run asks it, or a search is described and none is made: the
+    figures of the policy could pass for those of model or search."""
+    kind = config.policy._target_.rpartition(".")[2]
     if config.mllm is not None and not any("mllm" in part for part in _members([config.policy])):
-        kind = config.policy._target_.rpartition(".")[2]
         print(f"mllm={config.mllm.path}: is not asked by policy={kind}; say policy=agent", file=sys.stderr)
+    if "reward" in config.policy:
+        return
+    default = compose_config("evaluate")
+    # The temperature is the sampling proposer's, which may be the policy itself.
+    changed = [
+        f"search.{key}" for key in config.search if key != "temperature" and config.search[key] != default.search[key]
+    ]
+    changed += ["reward"] if config.reward != default.reward else []
+    if changed:
+        print(
+            f"{', '.join(changed)}: not read, policy={kind} makes no search; say policy=greedy|beam|mcts",
+            file=sys.stderr,
+        )
 
 
 def _members(parts: Sequence[DictConfig]) -> list[DictConfig]:
@@ -45,7 +60,7 @@ def main(config: DictConfig) -> int:
             "protocol=best_predicted: after its last click this policy is not asked about the mask, which could then "
             "never be chosen; say policy=greedy search.k=1 (the clicks are the same)"
         )
-    tell_unasked_model(config)
+    tell_unused(config)
     claim_output(out, config, lines, grows=True)
     dataset, summary = run_config(config, config.rollout, lines, "evaluate")
     metrics = write_metrics(

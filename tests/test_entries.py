@@ -581,10 +581,26 @@ def evaluate():
     [("oracle", False), ("center", False), ("agent", True), ("box_agent", True), ("greedy", True)],
 )
 def test_a_model_that_nobody_asks_is_told(evaluate, capsys, policy, asked):
-    evaluate.tell_unasked_model(compose_config("evaluate", ["out=x", "mllm=nano", f"policy={policy}"]))
+    evaluate.tell_unused(compose_config("evaluate", ["out=x", "mllm=nano", f"policy={policy}"]))
     assert ("is not asked by policy=" not in capsys.readouterr().err) == asked
-    evaluate.tell_unasked_model(compose_config("evaluate", ["out=x", f"policy={policy}"]))
+    evaluate.tell_unused(compose_config("evaluate", ["out=x", f"policy={policy}"]))
     assert not capsys.readouterr().err, "none is named"
+
+
+@pytest.mark.parametrize(
+    "policy, given, told",
+    [
+        ("noisy_oracle", ["search.k=4"], "search.k: not read, policy=NoisyOracle makes no search"),
+        ("sampling_agent", ["search.temperature=0.5"], ""),  # its own
+        ("agent", ["reward=expected_iou", "search.width=1"], "search.width, reward: not read, policy=Agent"),
+        ("greedy", ["reward=true_iou", "search.k=4"], ""),
+        ("agent", ["device=cpu", "seed=3"], ""),
+    ],
+)
+def test_a_search_that_nobody_makes_is_told(evaluate, capsys, policy, given, told):
+    evaluate.tell_unused(compose_config("evaluate", ["out=x", f"policy={policy}", *given]))
+    said = capsys.readouterr().err
+    assert told in said and bool(told) == bool(said)
 
 
 def test_the_best_predicted_mask_is_a_searchs(evaluate, tmp_path):
