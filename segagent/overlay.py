@@ -5,7 +5,9 @@ In and out: `[H, W, 3]` uint8 RGB. Nothing here changes its input.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
@@ -20,7 +22,8 @@ OUTLINE_COLOR: Color = (255, 196, 0)
 # Told apart by shape (plus, minus) and by lightness as well as by hue, so that no colour vision is needed.
 _POSITIVE, _NEGATIVE = (0, 112, 32), (232, 32, 48)
 _WHITE, _BLACK, _PAPER, _INK = (255, 255, 255), (0, 0, 0), (250, 250, 250), (40, 40, 40)
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_FONT = cv2.FONT_HERSHEY_SIMPLEX  # of numbers
+_SIZE, _WEIGHT = 13, 400  # of captions
 
 
 def check_image(image: np.ndarray) -> None:
@@ -149,7 +152,7 @@ def picture_strip(
 ) -> np.ndarray:
     """Panels in rows of `columns`, each with its caption (`\\n` breaks lines) below, as one `[H, W, 3]` picture.
 
-    Captions are wrapped to the panel's width; what OpenCV's font lacks (non-ASCII) is drawn as `?`.
+    Captions, in any script, are wrapped to the panel's width.
     """
     if len(panels) != len(captions) or not panels:
         raise ValueError(
@@ -173,27 +176,43 @@ def picture_strip(
 def _cell(panel: np.ndarray, caption: str, width: int) -> np.ndarray:
     """One panel, centred in `width` pixels, above its wrapped caption."""
     check_image(panel)
-    scale, line_height = 0.45, 18
-    lines = _wrapped(caption, width, scale)
+    line_height = 18
+    lines = _wrapped(caption, width - 4)
     out = np.full((panel.shape[0] + line_height * len(lines) + 6, width, 3), _PAPER, np.uint8)
     left = (width - panel.shape[1]) // 2
     out[: panel.shape[0], left : left + panel.shape[1]] = panel
     for number, line in enumerate(lines, 1):
-        place = (2, panel.shape[0] + number * line_height - 2)
-        cv2.putText(out, line, place, _FONT, scale, _INK, 1, cv2.LINE_AA)
+        place = (2, panel.shape[0] + number * line_height - 4)
+        cv2.putText(out, line, place, _INK, _face(), _SIZE, _WEIGHT)
     return out
 
 
-def _wrapped(text: str, width: int, scale: float) -> list[str]:
+@cache
+def _face() -> cv2.FontFace:
+    """The font of captions: OpenCV's own, which has all of Unicode."""
+    return cv2.FontFace("sans")
+
+
+def _width(text: str) -> int:
+    """In pixels, of a caption's line."""
+    left, _, width, _ = cv2.getTextSize((1, 1), text, (0, 0), _face(), _SIZE, _WEIGHT)
+    return left + width
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` pixels, broken between words; a longer word (scripts without spaces) anywhere."""
     lines = []
-    text = text.replace("\N{RIGHTWARDS ARROW}", "->").replace("\N{MINUS SIGN}", "-")
-    for paragraph in text.encode("ascii", "replace").decode("ascii").split("\n"):
+    for paragraph in text.split("\n"):
         line = ""
         for word in paragraph.split():
             longer = f"{line} {word}".strip()
-            if line and cv2.getTextSize(longer, _FONT, scale, 1)[0][0] > width - 4:
+            if line and _width(longer) > width:
                 lines.append(line)
                 longer = word
+            while _width(longer) > width and len(longer) > 1:
+                fits = max(1, bisect_right(range(len(longer)), width, key=lambda end: _width(longer[: end + 1])))
+                lines.append(longer[:fits])
+                longer = longer[fits:]
             line = longer
         lines.append(line)
     return lines

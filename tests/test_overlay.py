@@ -149,6 +149,16 @@ def test_a_long_caption_wraps_and_makes_room():
     assert long.shape[0] > short.shape[0] + 40 and long.shape[1] == short.shape[1]
 
 
+def test_captions_of_any_script_are_drawn_and_wrapped():
+    panel = picture(40, 80)
+    one, other = (overlay.picture_strip([panel], [text]) for text in ("größer 猫", "gr??er ?"))
+    assert one.shape == other.shape and not np.array_equal(one, other)
+    short, long = (overlay.picture_strip([panel], ["猫" * count]) for count in (3, 30))  # without spaces
+    assert long.shape[1] == short.shape[1] and long.shape[0] > short.shape[0] + 60
+    margin = np.concatenate([long[:, :10], long[:, -10:]], 1)
+    assert (margin == margin[0, 0]).all(), "nothing reaches out of the panel"
+
+
 def test_panels_without_captions_are_refused():
     with pytest.raises(ValueError, match="2 panels with 1 captions"):
         overlay.picture_strip([picture(), picture()], ["a"])
