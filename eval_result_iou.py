@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+
 from segagent.data.predictions import read_predictions
 from segagent.metrics import PROTOCOLS, MissingKeyError, Scores, score
 from segagent.metrics.official import OfficialScore, keep_scored, write_official
@@ -57,7 +59,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--side_by_side", action="store_true", help="the field's other conventions too: instance level, LISA, GRES, ..."
     )
     add("--subgroups", action="store_true", help="by object size, category, length of the expression, actions used")
-    add("--click_limit", type=int, metavar="N", help="actions that the run allowed, for NoC; default: most in F")
+    add(
+        "--click_limit",
+        type=int,
+        metavar="N",
+        help="actions that the run allowed, for NoC; default: as in F's .config.yaml, else the most in F",
+    )
     add("--bootstrap", type=int, default=1000, metavar="N", help="resamples of the 95%% intervals, 0 for none")
     add("--seed", type=int, default=0, help="seed of the resamples")
     add("--out", metavar="FILE", help="write the metrics as JSON")
@@ -81,6 +88,13 @@ def protocol_of(options: argparse.Namespace, first: dict | None) -> str:
     return f"step:{options.click_id}"
 
 
+def recorded_limit(path: Path) -> int | None:
+    """The actions that the run allowed, from the settings that scripts/evaluate.py left beside its predictions."""
+    file = path.with_name(f"{path.stem}.config.yaml")
+    allowed = OmegaConf.select(OmegaConf.load(file), "rollout.max_clicks") if file.is_file() else None
+    return allowed if isinstance(allowed, int) else None
+
+
 def score_file(path: Path, options: argparse.Namespace) -> tuple[Scores, dict[str, Any]]:
     """Scores one file, prints its table, writes what the options ask for."""
     if options.protocol == "official" and (options.side_by_side or options.subgroups):
@@ -102,7 +116,7 @@ def score_file(path: Path, options: argparse.Namespace) -> tuple[Scores, dict[st
     scores = score(
         records,
         protocol,
-        click_limit=options.click_limit,
+        click_limit=recorded_limit(path) if options.click_limit is None else options.click_limit,
         boundary=options.boundary,
         bootstrap=options.bootstrap,
         seed=options.seed,

@@ -171,6 +171,8 @@ def main(config: DictConfig) -> int:
     for name in ("resamples", "pictures", "margin"):
         if config[name] < 0:
             raise ValueError(f"{name}={config[name]}: give 0 or more")
+    if config.images and not Path(config.images).is_dir():
+        raise ValueError(f"images={config.images}: no such folder; name that of the pictures, or leave it out")
     out = Path(config.out)
     made = [out, *([beside(out, ".html")] if config.pictures else [])]
     for path in made:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from segagent.configuration import build
 from segagent.entry import RUN_KEYS, claim_output, refuse_own_start, run_entry
 from segagent.improvement.figures import format_rounds
-from segagent.improvement.folder import RoundFolder, clear_rounds
+from segagent.improvement.folder import RoundFolder, clear_rounds, last_done
 from segagent.improvement.rollouts import PACE_KEYS
 from segagent.improvement.rounds import Improvement
 from segagent.run import parse_shard
@@ -42,6 +42,9 @@ def main(config: DictConfig) -> int:
         print(f"part of the rollouts {part}")
         return 1 if skipped else 0
     improvement.check()
+    done = last_done(out)
+    if config.resume and done > config.rounds:  # its figures would be dropped from improve.json
+        raise ValueError(f"rounds={config.rounds}: round {done} of {out} is done already; say rounds={done}, or more")
     if accelerator.is_main_process:
         claim_output(out / "improve.json", config, out / "round_1", but=(*RUN_KEYS, *PACE_KEYS))
         if config.overwrite:

@@ -109,6 +109,21 @@ def test_click_id_is_a_step_in_honest_protocols(predictions, tmp_path):
     assert found[99]["ciou"] == found[0]["ciou_by_step"][-1]
 
 
+def test_clicks_needed_are_of_the_limit_that_the_run_had(predictions, tmp_path):
+    path, out = predictions(), tmp_path / "m.json"
+
+    def limit(*options):
+        assert run(path, "--out", out, *options) == 0
+        return json.loads(out.read_text())["click_limit"]
+
+    most = max(len(record["pred_list"]) for record in json.loads(path.read_text()))
+    assert limit() == most, "nothing is known of the run"
+    (tmp_path / "pred.config.yaml").write_text("rollout:\n  max_clicks: 11\n")
+    assert limit() == 11 and limit("--click_limit", 4) == 4
+    (tmp_path / "pred.config.yaml").write_text("out: x\n")
+    assert limit() == most
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

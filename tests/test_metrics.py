@@ -177,6 +177,8 @@ def test_protocols_choose_the_mask_they_name(protocol, number):
         ([*announce(10), "no", *announce(30, 20)], {}, 2),  # one bad text zeroes nothing
         (announce("nan", "inf", 40, "120"), {}, 2),  # no percentages
         (["Current mIoU: 70", *announce(10, 20, 30)], {}, 0),  # the paper's wording
+        ([*announce(10, 20, 30), " 99 "], {}, 2),  # a number that nobody calls an IoU
+        (announce(10, 50, 80, 30), {"extras": {"seed": 1}}, 2),  # of no search: texts count
     ],
 )
 def test_best_predicted(texts, extra, number):
@@ -516,3 +518,72 @@ def test_both_halves_of_a_picture_are_drawn_together():
 def test_samples_that_the_released_scorer_drops_are_not_counted():
     metrics = score([record(bar(10), [bar(5)]), record(bar(10), [], image="b.jpg")], "official").metrics()
     assert (metrics["n"], metrics["n_dropped"]) == (1, 1)
+
+
+def test_the_official_protocol_stops_at_the_first_record_that_lacks_something():
+    good, lacking = record(bar(4), [bar(4)]), record(bar(4), [bar(4)])
+    del lacking["caption"]
+    with pytest.raises(KeyError, match="record 1: key 'caption' is missing"):
+        score([good, lacking, good, {**lacking, "img_path": "b.jpg"}, good]).official()
+
+
+def test_of_several_captions_the_first_one_counts():
+    scores = score([record(bar(4), [bar(4)], caption=["thing", "a red thing"])], bootstrap=0)
+    assert scores.counted.facts.caption == ["thing"] and scores.counted.words.tolist() == [1]
+
+
+def test_an_empty_caption_stops_the_official_protocol_only():
+    scores = score([record(bar(4), [bar(4)], caption=[])], bootstrap=0)
+    assert scores.metrics()["n"] == 1
+    with pytest.raises(IndexError, match="record 0: caption is empty"):
+        scores.official()
+
+
+def test_our_key_reaches_from_zero_to_one_and_the_last_entry_may_have_it():
+    row = five_masks(init={"pred_iou": 0})
+    row["pred_list"][-1]["pred_iou"] = 1
+    assert score([row]).counted.table.announced[[0, -1]].tolist() == [0, 1]
+
+
+def test_every_unusual_mask_is_put_right_in_its_own_place():
+    usual, unusual = (five_masks(void=encode_rle(bar(1, 8))) for _ in range(2))
+    for holder, key in (
+        (unusual, "gt_mask"),
+        (unusual, "init_mask"),
+        (unusual, "void"),
+        *((item, "mask") for item in unusual["pred_list"]),
+    ):
+        holder[key] = {"size": [H, W], "counts": plain_runs(holder[key]["counts"])}
+    expected, found = (score([five_masks(), row]).counted.table for row in (usual, unusual))
+    assert found.iou.tolist() == expected.iou.tolist()
+
+
+@pytest.mark.parametrize("coords", [(0, W), (H, 0), (-1, 0), (0, -1), None, ("x", 0), (float("inf"), 0), (1, 2, 3)])
+def test_what_is_no_click_in_the_picture_is_no_first_click(coords):
+    row, keyless = record(bar(6), [bar(6)]), record(bar(6), [bar(6)])
+    row["pred_list"][0]["clicks"] = {"is_positive": True, "coords": coords}
+    keyless["pred_list"][0]["clicks"] = {"is_positive": True}
+    assert score([row, keyless], bootstrap=0).metrics()["first_click"] is None
+
+
+def test_of_several_clicks_the_first_one_is_the_first():
+    row = record(bar(6), [bar(6)] * 2)
+    for item, x in zip(row["pred_list"], (2, 19), strict=True):
+        item["clicks"] = {"is_positive": True, "coords": [0, x]}
+    assert score([row], bootstrap=0).metrics()["first_click"] == 1
+
+
+def test_a_first_click_is_told_in_masks_much_larger_than_the_target():
+    begun = record(bar(2), [bar(2)], init_mask=encode_rle(bar(19)))
+    begun["pred_list"][0]["clicks"] = {"is_positive": False, "coords": [0, 10]}
+    voided = record(bar(2), [bar(2)], void=encode_rle(bar(19, 1)))
+    voided["pred_list"][0]["clicks"] = {"is_positive": True, "coords": [0, 1]}
+    assert score([begun, voided], bootstrap=0).counted.first_click.tolist() == [1, 0]
+
+
+def test_records_of_a_later_batch_are_counted_on():
+    rows = [record(bar(4), [bar(4)])] * 16 + [record(bar(4), [bar(1), bar(2)])]
+    boundary = score(rows, boundary=True, bootstrap=0).counted.boundary
+    assert boundary[[0, -1]].tolist() == [1, boundary_iou(bar(2), bar(4))]
+    with pytest.raises(ValueError, match="record 17: not a prediction record"):
+        score([*rows, {**rows[0], "pred_list": 3}])

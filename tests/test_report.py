@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from segagent import masks
-from segagent.report import trajectory_panels, write_report
+from segagent.report import plots, trajectory_panels, write_report
 from segagent.report.gather import gather
 from segagent.report.page import page, write_page
-from segagent.types import Action, Click, EndReason, InitKind, Step, Trajectory
+from segagent.types import Action, Box, Click, EndReason, InitKind, Step, Trajectory
 
 SIZE = (24, 32)
 EMPTY = masks.encode_rle(np.zeros(SIZE, bool))
@@ -92,6 +92,7 @@ def test_the_file_is_self_contained(report):
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert "@import" not in text and "prefers-color-scheme: dark" in text
     assert text.count("<svg") == 2 and len(page.images) == 3 * 4
+    assert plots.INK not in text and "currentColor" in text, "plots are as light or dark as the page"
     for source in page.images:
         kind, data = source.split(",", 1)
         assert kind == "data:image/webp;base64"
@@ -146,7 +147,13 @@ def test_ties_are_settled_by_place():
     gathered = gather([make(n, [0.5]) for n in range(9)], extremes=2, sampled=3, seed=0)
     assert [place for place, _ in gathered.best] == [0, 1]
     assert [place for place, _ in gathered.worst] == []  # the two worst are the same two
-    assert len(gathered.sampled) == 3
+    places = [place for place, _ in gathered.sampled]
+    assert len(places) == 3 and places == sorted(places)
+
+
+def test_of_few_trajectories_the_better_half_is_shown_as_best():
+    gathered = gather([make(n, [n / 10]) for n in range(3)], extremes=6, sampled=1, seed=0)
+    assert [[place for place, _ in kept] for kept in (gathered.best, gathered.worst)] == [[2, 1], [0]]
 
 
 def test_sampling_is_even():
@@ -191,6 +198,8 @@ def test_iou_by_step_carries_the_last_value_on():
     )
     ious, steps = gathered.by_step()
     assert np.allclose(ious, [[0, 0.5, 0.5], [0, 0.2, 0.9]]) and steps.tolist() == [1, 2]
+    official = gather([make(0, [0.5], init_iou=None)], extremes=1, sampled=1, seed=0)
+    assert official.by_step()[0].tolist() == [[0, 0.5]], "which does not say how it began"
 
 
 def test_trajectories_without_a_target_are_shown_without_iou(report):
@@ -260,7 +269,75 @@ def test_of_a_search_the_mask_that_is_returned_is_told_and_ranked(report):
     better = make(0, (0.9, 0.1), extras={"returned": 1})
     last = make(1, (0.2, 0.5), extras={"returned": 2})
     text, page = report([better, last], extremes=1, sampled=0)
+    assert "median 0.700" in text, "of 0.9 and 0.5"
     assert page.sections["best"] == ["thing 0"] and page.sections["worst"] == ["thing 1"]
     assert "IoU 0.900 of mask 1, which is returned; IoU 0.100 after 2 steps" in text
     assert "IoU 0.500 after 2 steps, finished" in text and text.count(", returned</b>") == 1
     assert gather([better, last], extremes=0, sampled=0, seed=0).returned().tolist() == pytest.approx([0.9, 0.5])
+
+
+def test_panels_tell_what_was_predicted_and_not_kept_and_where_a_box_was():
+    steps = (
+        Step(Action(box=Box(2, 3, 20, 18), predicted_iou=0.25), FULL, 0.0, 0.4),
+        Step(Action(click=Click(3, 4)), FULL, 0.4, 0.4, kept=False),
+    )
+    panels = trajectory_panels(make(0, steps=steps, init=InitKind.BOX, extras={"returned": 1}), image_of)
+    assert [panel.title for panel in panels[1:]] == ["start: from a box", "1: box, returned", "2: + (3, 4), not kept"]
+    assert panels[2].detail == "IoU 0.000 \N{RIGHTWARDS ARROW} 0.400, said 0.250"
+
+
+def test_panels_show_target_clicks_and_their_numbers():
+    def pictures(**changes):
+        click = Step(Action(click=Click(10, 12)), EMPTY, 0.0, 0.0)
+        return [panel.picture for panel in trajectory_panels(make(0, steps=(click, click), **changes), image_of)]
+
+    half = np.zeros(SIZE, bool)
+    half[:, :16] = True
+    shown, whole = pictures(), pictures(target=masks.encode_rle(half))
+    differ = [(one != other).any() for one, other in zip(shown, whole, strict=True)]
+    assert differ == [True, False, True, True], "the start is shown without the target"
+    assert (whole[0][90, 60] == 90).all(), "as an outline"
+    assert (shown[2] != shown[3]).any(), "clicks are numbered"
+    begun = pictures(init=InitKind.RANDOM_POINTS, init_clicks=(Click(20, 12),))
+    assert [(one != other).any() for one, other in zip(shown, begun, strict=True)] == [False, True, False, False]
+
+
+def test_colours_of_a_picture_are_kept(report):
+    red = np.full((*SIZE, 3), (200, 20, 20), np.uint8)
+    _, page = report([make(0, steps=())], load_image=lambda _: red)
+    data = np.frombuffer(base64.b64decode(page.images[1].split(",", 1)[1]), np.uint8)
+    blue, _, red = cv2.imdecode(data, cv2.IMREAD_COLOR)[90, 120]
+    assert red > 150 > 50 > blue
+
+
+def test_how_trajectories_ended_is_told_the_most_frequent_first(report):
+    text, _ = report([make(0, end_reason=None, end_text=None), make(1, [0.5]), make(2)])
+    assert "<p>3 trajectories: 2 finished, 1 still running</p>" in text and "after 1 step, finished" in text
+    assert text.count("last reply: <q>Finish</q>") == text.count("last reply") == 2
+
+
+def test_numbers_are_shown_with_what_they_mean(report):
+    _, page = report([], summary={"p50": 0.0, "p50_low": 0.0, "p50_high": 0.25, "policy": True, "seconds": 1234.56})
+    cells = [word.strip() for word in page.text]
+    shown = cells[cells.index("p50") : cells.index("Quality by step")]
+    assert [word for word in shown if word] == [
+        "p50", "0.0000", "0.0000 \N{EN DASH} 0.2500", "share of samples with IoU above 0.50", "policy", "true",
+        "seconds", "1,234.6", "time of the loop, of all processes together",
+    ]  # fmt: skip
+
+
+def test_a_plot_shows_what_the_numbers_are(monkeypatch):
+    """What is drawn, before it becomes text."""
+    drawn = []
+    monkeypatch.setattr(plots, "svg", lambda figure, *_: drawn.append(figure))
+    ious = np.array([[0.0, 0.2], [0.1, 0.4], [0.2, 0.6], [0.3, 0.8], [0.9, 0.9]])
+    plots.iou_by_step({"ciou": [0.1, None, 0.3]}, ious, np.array([0, 1, 1, 1, 1]))
+    plots.histogram(np.array([0.12, 0.13, 0.98, 1.02]))
+    (upper, lower), (axes,) = (figure.axes for figure in drawn)
+    assert np.isnan(upper.lines[0].get_ydata()).tolist() == [False, True, False] and len(upper.lines) == 1
+    band = upper.collections[0].get_paths()[0].vertices
+    assert [band[band[:, 0] == step, 1].min() for step in (0, 1)] == pytest.approx([0.1, 0.4])
+    assert [band[band[:, 0] == step, 1].max() for step in (0, 1)] == pytest.approx([0.3, 0.8])
+    assert [bar.get_height() for bar in lower.patches] == pytest.approx([1, 0.8])
+    counts = [int(bar.get_height()) for bar in axes.patches]
+    assert counts == [0, 0, 2, *[0] * 16, 2] and axes.lines[0].get_xdata()[0] == pytest.approx(0.555)

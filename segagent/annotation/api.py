@@ -54,7 +54,7 @@ class Annotator:
 
         images: `[H, W, 3]` uint8 RGB, or files. masks: `[H, W]` bool, to refine: each comes back unless a mask is found
         that is predicted to be better. boxes: to begin from. Raises `ValueError` for lists of unequal length,
-        what is no picture, and both masks and boxes.
+        what is no picture, mask, box or text, and both masks and boxes.
         """
         if masks is not None and boxes is not None:
             raise ValueError("masks and boxes exclude each other: a trajectory begins from one of them")
@@ -64,6 +64,16 @@ class Annotator:
         for name, values in given.items():
             if values is not None and len(values) != len(images):
                 raise ValueError(f"{len(images)} images and {len(values)} {name}: give as many of each")
+        for index, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"text {index} is {text!r}: say what is to be segmented")
+        for name, values, kind, wanted in (
+            ("mask", masks, np.ndarray, "[H, W] bool arrays"),
+            ("box", boxes, Box, "segagent.types.Box(x0, y0, x1, y1) in pixels"),
+        ):
+            for index, value in enumerate(values or ()):
+                if not isinstance(value, kind):
+                    raise ValueError(f"{name} {index} is {value!r:.80}: give {wanted}")
         samples = [
             Sample(
                 sample_id=str(index),
@@ -111,6 +121,8 @@ def annotate(
     pixels, to begin from. settings: further `key=value` of `scripts/annotate.py`. What was built stays for the next
     call with equal settings; for many pictures take an `Annotator`, which works in batches.
     """
+    if isinstance(settings, str):
+        raise ValueError(f"settings={settings!r}: give several texts, such as settings=({settings!r},)")
     chosen = [] if model is None else [f"mllm={model}"]
     return _annotator((*chosen, *settings)).annotate(
         [image], [text], masks=None if mask is None else [mask], boxes=None if box is None else [box]

@@ -14,7 +14,7 @@ from segagent.data.given_masks import GivenMasks
 from segagent.data.picture_folder import PictureFolder
 from segagent.engines.work import RolloutWork
 from segagent.policies.calibration import FILE_NAME, Calibration
-from segagent.policies.reward_model import SegmenterScore
+from segagent.policies.reward_model import SegmenterScore, TrueIou
 from segagent.policies.search import Beam, TreeSearch
 from segagent.types import InitKind
 from segagent.weights import checkpoint_path, shipped
@@ -75,6 +75,8 @@ def policy_of(config: DictConfig) -> DictConfig:
             f"mode={config.mode}: reward=segmenter_score speaks only of masks that the segmenter made, so not of the "
             "given ones; choose reward=predicted_iou"
         )
+    if config.mode == "filter" and get_class(config.reward._target_) is TrueIou and not config.truth:
+        raise ValueError("mode=filter: reward=true_iou needs truth=, the right masks; reward=predicted_iou does not")
     if config.mode == "filter":
         parts = {"proposer": config.proposer, "reward": config.reward}
         replies = config.search.k if config.reward.get("statistic") == "mean" else 1

@@ -46,7 +46,8 @@ def read_instances(path: Path) -> dict:
     Raises `ValueError` naming file, entry and key.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        what = "a folder; name the JSON file in it" if path.is_dir() else "no such file"
+        raise ValueError(f"{path}: {what}")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:

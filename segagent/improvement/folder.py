@@ -30,6 +30,14 @@ class RoundFolder:
             shutil.rmtree(self.train / "checkpoints")
 
 
+def last_done(out: Path) -> int:
+    """Number of the last round that is done, 0 for none."""
+    number = 0
+    while RoundFolder(out, number + 1).is_done:
+        number += 1
+    return number
+
+
 def clear_rounds(out: Path) -> None:
     """Removes the rounds of an earlier run, nothing else."""
     for path in out.glob("round_*"):

@@ -180,12 +180,12 @@ class Improvement:
         config = _plain(self.config)
         config.data.trajectories = [str(path) for path in self.method.files(self.start, earlier)]
         config.out, config.min_final_iou, config.validation = str(folder.train), None, {"limit": 0}
+        config.limit = None  # the rounds' own, of what is rolled out on
         config.generated = {"share": 0.0}
         tracker = Tracker(folder=folder.train, settings=OmegaConf.to_container(config), **config.wandb)
         trainer = make_trainer(config, tracker)
         with tracker if self.accelerator.is_main_process else nullcontext():
             trainer.run(resume=True)
-        trainer.folder.save_best(trainer.mllm, trainer.prepared, trainer.accelerator)
         figures = {"states": len(trainer.examples)} | training_figures(trainer.step_log)
         # accelerate leaves the network in a cycle, and another model is loaded next.
         del trainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from segagent.policies.base import Policy
 from segagent.types import Action, EndReason, State
@@ -26,11 +27,12 @@ class FirstAction:
     """first: acts in the states where nothing was done yet. then: acts in the others; None: the trajectory ends there.
 
     With a first policy that gives boxes and nothing after it, this is box and segmenter alone, the baseline with one
-    action. An expected IoU can be asked for where both policies can tell one.
+    action. box_only: an answer of the first policy without a box counts as unparsable, and is not carried out as a
+    click. An expected IoU can be asked for where both policies can tell one.
     """
 
-    def __init__(self, *, first: Policy, then: Policy | None = None) -> None:
-        self.first, self.then = first, then
+    def __init__(self, *, first: Policy, then: Policy | None = None, box_only: bool = False) -> None:
+        self.first, self.then, self.box_only = first, then, box_only
         parts = [policy for policy in (first, then) if policy is not None]
         self.announces_iou = any(getattr(policy, "announces_iou", True) for policy in parts)
         self.expects_iou = all(getattr(policy, "expects_iou", False) for policy in (first, then))
@@ -44,5 +46,12 @@ class FirstAction:
             if rows and policy is not None:
                 proposed = policy.propose([states[k] for k in rows], num_candidates, **asked)
                 for k, row in zip(rows, proposed, strict=True):
-                    actions[k] = row
+                    actions[k] = [_box_of(action) for action in row] if self.box_only and policy is self.first else row
         return actions
+
+
+def _box_of(action: Action) -> Action:
+    """The action where it is a box or an end."""
+    if action.box is not None or action.end is not None:
+        return action
+    return replace(action, click=None, end=EndReason.UNPARSABLE)

@@ -41,12 +41,12 @@ class SamEmbedding:
 class SamMemory:
     """What a state remembers: all masks that the network offered last, and which one was taken.
 
-    low_res_logits: `[n, h, w]` float32 in the frame of the network's input (h = w = 256 of SAM and SAM 2). scores:
-    `[n]` float32, the IoU that the network predicts for each, NaN for a given mask. chosen: index of the mask taken;
-    its logits are fed back with the next click.
+    low_res_logits: `[n, h, w]` float32 on the device, in the frame of the network's input (h = w = 256 of SAM and
+    SAM 2). scores: `[n]` float32, the IoU that the network predicts for each, NaN for a given mask. chosen: index of
+    the mask taken; its logits are fed back with the next click.
     """
 
-    low_res_logits: np.ndarray
+    low_res_logits: Tensor
     scores: np.ndarray
     chosen: int = 0
 
@@ -160,7 +160,7 @@ class Sam:
             if mask.shape != tuple(embedding.size) or mask.dtype != np.bool_:
                 size = list(embedding.size)
                 raise ValueError(f"mask is {mask.dtype} {list(mask.shape)}; its image needs bool {size}")
-            logits = self.frame.from_picture(mask, grid)[None]
+            logits = torch.from_numpy(self.frame.from_picture(mask, grid)[None]).to(self.device)
             memories.append(SamMemory(logits, np.full(1, np.nan, np.float32)))
         return memories
 
@@ -216,8 +216,8 @@ class Sam:
         dense = none.expand(len(memory), -1, grid, grid).clone()
         having = [k for k, remembered in enumerate(memory) if remembered is not None]
         if having:
-            logits = np.stack([memory[k].low_res_logits[memory[k].chosen] for k in having])
-            dense[having] = encoder.mask_embed(torch.from_numpy(logits)[:, None].to(dense))
+            logits = torch.stack([memory[k].low_res_logits[memory[k].chosen] for k in having])
+            dense[having] = encoder.mask_embed(logits[:, None].to(dense))
         return dense
 
     def _predict(
@@ -240,5 +240,5 @@ class Sam:
             (self.frame.to_picture(low, embedding.size) > 0).cpu().numpy()
             for low, embedding in zip(taken, embeddings, strict=True)
         ]
-        kept, scores = self.fed_back(logits).cpu().numpy(), scores.cpu().numpy()
+        kept, scores = [row.clone() for row in self.fed_back(logits)], scores.cpu().numpy()
         return masks, [SamMemory(*row) for row in zip(kept, scores, best.tolist(), strict=True)]

@@ -48,9 +48,14 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class SimpleClickMemory:
-    """What a state remembers. probabilities: `[H, W]` float32. region: the stored crop, None at the start."""
+    """What a state remembers.
 
-    probabilities: np.ndarray
+    probabilities: `[H, W]` float32, on the device. extent: first and last row, first and last column of those above the
+    zoom threshold, None where none is. region: the stored crop, None at the start.
+    """
+
+    probabilities: Tensor
+    extent: tuple[int, int, int, int] | None
     region: Region | None = None
 
 
@@ -132,7 +137,8 @@ class SimpleClick:
             if mask.shape != tuple(embedding.shape[1:]) or mask.dtype != np.bool_:
                 size = list(embedding.shape[1:])
                 raise ValueError(f"mask is {mask.dtype} {list(mask.shape)}; its image needs bool {size}")
-        return [SimpleClickMemory(mask.astype(np.float32)) for mask in masks]
+        given = [torch.from_numpy(mask.astype(np.float32)).to(self.device) for mask in masks]
+        return [SimpleClickMemory(*row) for row in zip(given, self._extents(given), strict=True)]
 
     @torch.inference_mode()
     def predict(
@@ -150,7 +156,7 @@ class SimpleClick:
         for start in range(0, len(embeddings), self.max_batch):
             part = slice(start, start + self.max_batch)
             memories += self._predict(embeddings[part], clicks[part], memory[part], regions[part])
-        return [remembered.probabilities > np.float32(self.threshold) for remembered in memories], memories
+        return [(remembered.probabilities > self.threshold).cpu().numpy() for remembered in memories], memories
 
     # --- crops ----------------------------------------------------------------------------------------------------
 
@@ -168,14 +174,13 @@ class SimpleClick:
         self, size: tuple[int, int], clicks: Sequence[Click], memory: SimpleClickMemory | None
     ) -> Region:
         """The last mask with the positive clicks in it, grown; the whole picture while there is no mask."""
-        inside = None if memory is None else memory.probabilities > np.float32(self.zoom_threshold)
-        if inside is None or not inside.any():
+        if memory is None or memory.extent is None:
             return Region(0, size[0] - 1, 0, size[1] - 1)
-        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        first_row, last_row, first_column, last_column = memory.extent
         positive = [click for click in clicks if click.is_positive]
         ys, xs = [click.y for click in positive], [click.x for click in positive]
-        vertical = min([int(rows[0]), *ys]), max([int(rows[-1]), *ys])
-        horizontal = min([int(columns[0]), *xs]), max([int(columns[-1]), *xs])
+        vertical = min([first_row, *ys]), max([last_row, *ys])
+        horizontal = min([first_column, *xs]), max([last_column, *xs])
         top, bottom = _grown_range(*vertical, self.expansion, self.min_crop_size, size[0])
         left, right = _grown_range(*horizontal, self.expansion, self.min_crop_size, size[1])
         return Region(top, bottom, left, right)
@@ -187,7 +192,7 @@ class SimpleClick:
         if memory is None:
             previous = image.new_zeros((1, *image.shape[1:]))
         else:
-            previous = torch.from_numpy(memory.probabilities[rows, columns]).to(image)[None]
+            previous = memory.probabilities[None, rows, columns]
         both = torch.cat([image, previous])[None]
         return F.interpolate(both, size=self.target_size, mode="bilinear", align_corners=True)[0]
 
@@ -226,16 +231,28 @@ class SimpleClick:
         if self.with_flip:
             straight, mirrored = logits.chunk(2)
             logits = (straight + mirrored.flip(3)) / 2
-        return [
+        whole = [
             self._paste(probabilities, region, tuple(embedding.shape[1:]))
             for probabilities, region, embedding in zip(torch.sigmoid(logits), regions, embeddings, strict=True)
         ]
+        return [SimpleClickMemory(*row) for row in zip(whole, self._extents(whole), regions, strict=True)]
 
-    def _paste(self, probabilities: Tensor, region: Region, size: tuple[int, int]) -> SimpleClickMemory:
+    def _extents(self, maps: Sequence[Tensor]) -> list[tuple[int, int, int, int] | None]:
+        """See `SimpleClickMemory`; one transfer from the device for all."""
+        found = []
+        for probabilities in maps:
+            inside = probabilities > self.zoom_threshold
+            for line in (inside.any(1).byte(), inside.any(0).byte()):
+                found += [line.argmax(), len(line) - 1 - line.flip(0).argmax()]
+            found.append(inside.any())
+        table = torch.stack(found).reshape(-1, 5).tolist() if found else []
+        return [tuple(extent) if there else None for *extent, there in table]
+
+    def _paste(self, probabilities: Tensor, region: Region, size: tuple[int, int]) -> Tensor:
         """`[1, *target_size]` probabilities of a crop -> those of the picture, 0 outside the crop."""
         inside = F.interpolate(
             probabilities[None], size=(region.height, region.width), mode="bilinear", align_corners=True
         )
-        whole = np.zeros(size, np.float32)
-        whole[region.top : region.bottom + 1, region.left : region.right + 1] = inside[0, 0].cpu().numpy()
-        return SimpleClickMemory(whole, region)
+        whole = inside.new_zeros(size)
+        whole[region.top : region.bottom + 1, region.left : region.right + 1] = inside[0, 0]
+        return whole

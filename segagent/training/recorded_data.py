@@ -5,6 +5,7 @@ scripts/simulate.py writes the settings of its data beside the trajectories, scr
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def data_of_trajectories(config: DictConfig, given: Sequence[str]) -> DictConfig
         return config
     begun = _begun(config, "train")
     if begun is not None:
-        return _with_data(config, begun, config.data.trajectories)
+        return _with_data(config, begun, config.data.trajectories, given)
     files = [settings_file(Path(path)) for path in trajectory_files(config)]
     found = {file: data for file in files if (data := _recorded(file)) is not None}
     if not found:
@@ -36,7 +37,7 @@ def data_of_trajectories(config: DictConfig, given: Sequence[str]) -> DictConfig
     if other is not None:
         raise ValueError(f"data: that of {file} is not that of {other}; say data=NAME")
     _tell(file, data)
-    return _with_data(config, data, config.data.trajectories)
+    return _with_data(config, data, config.data.trajectories, given)
 
 
 def data_of_training(config: DictConfig, given: Sequence[str]) -> DictConfig:
@@ -46,19 +47,19 @@ def data_of_training(config: DictConfig, given: Sequence[str]) -> DictConfig:
     """
     own, begun = config.data.trajectories, None if _names_data(given) else _begun(config, "improve")
     if begun is not None:
-        return _with_data(config, begun, begun.get("trajectories") if own is None else own)
+        return _with_data(config, begun, begun.get("trajectories") if own is None else own, given)
     path = None if config.mllm is None else config.mllm.get("path")
     file = None if path is None else Path(path).parent / "train.config.yaml"
     data = None if file is None or Path(path).name != "best" or _names_data(given) else _recorded(file)
     if data is None:
         return config
     _tell(file, data)
-    return _with_data(config, data, data.get("trajectories") if own is None else own)
+    return _with_data(config, data, data.get("trajectories") if own is None else own, given)
 
 
 def _names_data(given: Sequence[str]) -> bool:
     keys = [word.lstrip("+~").partition("=")[0] for word in given]
-    return any(key == "data" or (key.startswith("data.") and key != "data.trajectories") for key in keys)
+    return any(re.match(r"data(\.(?!(trajectories|limit)$)|$)", key) for key in keys)
 
 
 def _begun(config: DictConfig, entry: str) -> DictConfig | None:
@@ -84,7 +85,10 @@ def _tell(file: Path, data: DictConfig) -> None:
     print(f"data: as in {file}{told}", file=sys.stderr)
 
 
-def _with_data(config: DictConfig, data: DictConfig, trajectories: object) -> DictConfig:
+def _with_data(config: DictConfig, data: DictConfig, trajectories: object, given: Sequence[str]) -> DictConfig:
+    """`data.limit=N` then means the first N trajectories: fewer pictures would leave some without theirs."""
     changed = config.copy()
+    if any(word.lstrip("+").startswith("data.limit=") for word in given):
+        changed.limit = config.data.limit
     changed.data = OmegaConf.merge(data, {"trajectories": trajectories})
     return changed

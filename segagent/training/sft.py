@@ -88,7 +88,7 @@ def _number(norm: Tensor | float | None) -> float:
 
 class SftTrainer:
     """mllm: is trained in place. examples: what it is trained on. folder: where the run is kept. validation: None for
-    none; without it there is no `best`. accelerator: see `sft_processes`. tracker: told every figure. seed: of
+    none: then the last weights are the `best`. accelerator: see `sft_processes`. tracker: told every figure. seed: of
     everything drawn. auxiliary: further losses, each with its weight; `ValueError` with sharded weights."""
 
     def __init__(
@@ -214,6 +214,8 @@ class SftTrainer:
         settings, finished = self.settings, progress.step == self.steps
         if self.validation is not None and (progress.step % settings.validate_every == 0 or finished):
             self._validate(progress)
+        elif self.validation is None and finished:
+            self.folder.save_best(self.mllm, self.prepared, self.accelerator)
         # Before the checkpoint: a run that is resumed from it does not come here again.
         if self.accelerator.is_main_process and (finished or progress.step % settings.validate_every == 0):
             draw_sft_curves(self.step_log.rows(), self.validation_log.rows(), self.folder.path / "curve.png")

@@ -43,13 +43,15 @@ def make_examples(
 ) -> tuple[Examples, Examples | None]:
     """(examples to learn, those held out or None).
 
-    config: has data, min_final_iou, tasks, loss_weights, seed. held_out: trajectories; the last ones. seen: see
+    config: has data, limit, min_final_iou, tasks, loss_weights, seed. held_out: trajectories; the last ones. seen: see
     `Examples`. words, mentions, needs: cells a side of which it is to be told what they show, which of what is
     mentioned, what they need; None for none. Raises `ValueError` as `read_states` does.
     """
     tasks, files, dataset = TaskMix(**config.tasks), trajectory_files(config), build_pictures(config)
     tasks.check(dialogue)
-    states = read_states(files, dataset, dialogue, tasks=tasks.names, min_final_iou=config.min_final_iou)
+    states = read_states(
+        files, dataset, dialogue, tasks=tasks.names, min_final_iou=config.min_final_iou, limit=config.get("limit")
+    )
     learnt, kept = states.split(held_out)
 
     def of(part: StateTable) -> Examples:

@@ -7,13 +7,14 @@ is told at once. What stays in memory is a few dozen bytes a state; lines are re
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from segagent.data.base import Dataset
+from segagent.data.base import Dataset, check_limit
 from segagent.data.trajectories import trajectory_from_json
 from segagent.dialogue import Dialogue
 from segagent.types import EndReason, InitKind, Trajectory
@@ -53,7 +54,7 @@ class StateTable:
         return StateTable(**{column.name: getattr(self, column.name)[chosen] for column in fields(self)})
 
     def split(self, held_out: int) -> tuple[StateTable, StateTable]:
-        """(to learn from, the last `held_out` trajectories); no picture is in both.
+        """(to learn from, the last `held_out` trajectories, or a fifth where that is all); no picture is in both.
 
         Raises `ValueError` when nothing is left to learn from.
         """
@@ -61,7 +62,13 @@ class StateTable:
             raise ValueError(f"validation.limit={held_out}: a number of trajectories, 0 for no validation")
         if held_out == 0 or not len(self):
             return self, self.rows(np.zeros(0, np.int64))
-        last = self.trajectory > self.trajectory[-1] - held_out
+        count = int(self.trajectory[-1]) + 1
+        if held_out >= count > 1:
+            told, held_out = held_out, max(1, count // 5)
+            print(
+                f"validation.limit={told}: of {count} trajectories, the last {held_out} are held out", file=sys.stderr
+            )
+        last = self.trajectory >= count - held_out
         shared = np.isin(self.picture, self.picture[last])
         if shared.all():
             raise ValueError(
@@ -131,8 +138,11 @@ class _Scan:
         self.problems: list[str] = []
         self.lines = 0
 
-    def read(self, file: int, path: Path) -> None:
+    def read(self, file: int, path: Path, limit: int | None) -> None:
+        """limit: of lines, over all files."""
         for number, offset, line in _lines(path):
+            if self.lines == limit:
+                return
             self.lines += 1
             try:
                 trajectory = trajectory_from_json(json.loads(line))
@@ -173,7 +183,9 @@ def _find_samples(sample_ids: Sequence[str], dataset: Dataset, problems: list[st
         if (sample_id := dataset.sample_id(index)) in wanted:
             places[sample_id] = index
     missing = [sample_id for sample_id in dict.fromkeys(sample_ids) if sample_id not in places]
-    problems += [f"sample {sample_id!r}: data has no such picture" for sample_id in missing]
+    problems += [
+        f"sample {sample_id!r}: data has no such picture; give the data= of its simulation" for sample_id in missing
+    ]
     # Generated sources have no files, folders list those that there are.
     if hasattr(dataset, "picture_path"):
         paths = dict.fromkeys(dataset.picture_path(index) for index in places.values())
@@ -208,19 +220,22 @@ def read_states(
     *,
     tasks: Sequence[str],
     min_final_iou: float | None = None,
+    limit: int | None = None,
 ) -> StateTable:
     """The states of all files that at least one of `tasks` fits.
 
-    dataset: the pictures, found by sample id. min_final_iou: leave out trajectories that end below it. Raises
+    dataset: the pictures, found by sample id. min_final_iou: leave out trajectories that end below it. limit: read the
+    first so many trajectories only. Raises
     `ValueError` that lists all problems: files and pictures that are not there, lines that are no trajectory, replies
     of another dialogue; and when no state is left.
     """
+    check_limit(limit)
     files = [Path(path) for path in paths]
     absent = [f"{path}: no such file" for path in files if not path.is_file()]
     _complain(absent)
     scan = _Scan(dialogue, sum(1 << TASKS.index(task) for task in tasks), min_final_iou)
     for number, path in enumerate(files):
-        scan.read(number, path)
+        scan.read(number, path, limit)
     samples = _find_samples(scan.sample_ids, dataset, scan.problems)
     _complain(scan.problems)
     _check_sizes(files, scan.columns, samples, dataset)

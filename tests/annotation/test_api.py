@@ -55,6 +55,8 @@ def test_many_pictures_are_done_in_batches_and_in_order(picture):
         ({"texts": ["a"]}, "2 images and 1 texts"),
         ({"masks": [picture[..., 0] > 0] * 2}, "Center judges no mask"),
         ({"masks": [], "boxes": []}, "exclude each other"),
+        ({"texts": ["a", " "]}, "text 1 is ' ': say what is to be segmented"),
+        ({"boxes": [(1, 2, 3, 4)] * 2}, r"box 0 is \(1, 2, 3, 4\): give segagent.types.Box"),
     ):
         with pytest.raises(ValueError, match=message):
             annotator.annotate([picture, picture], **{"texts": ["a", "b"], **wrong})
@@ -68,3 +70,10 @@ def test_without_a_model_it_says_what_to_give(picture):
 def test_importing_the_package_is_light():
     code = "import sys, segagent; assert not {'torch', 'numpy', 'hydra', 'cv2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_mask_that_is_a_file_and_settings_in_one_text_are_refused(picture):
+    with pytest.raises(ValueError, match=r"mask 0 is 'mask.png': give \[H, W\] bool arrays"):
+        Annotator(*FAST, "policy@proposer=center", "reward=true_iou").annotate([picture], ["a"], masks=["mask.png"])
+    with pytest.raises(ValueError, match=r"settings='search.k=1': give several texts, such as"):
+        annotate(picture, "a", settings="search.k=1")

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from segagent.annotation.job import annotate_config
 from segagent.annotation.outputs import changed_coco, segmentation_of
-from segagent.annotation.sources import policy_of
+from segagent.annotation.sources import calibration_of, check_settings, policy_of, work_of
 from segagent.configuration import compose_config
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import expand_checkpoints
@@ -187,6 +187,8 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (["images=none"], "none: no such folder"),
         (["mode=filter"], "say coco=FILE, or masks=DIR"),
         (["coco=x.json"], "leave out text, texts and masks"),
+        (["coco=x.json", "text=null", "texts=t.json"], "leave out text, texts and masks"),
+        (["coco=x.json", "text=null", "masks=m"], "leave out text, texts and masks"),
         (["init=mask"], "init='mask': choose empty or box"),
         (["segmentation=points"], "choose rle or polygons"),
         (["filter.precision=90"], r"filter\.precision=90: in \(0, 1\]"),
@@ -199,6 +201,10 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (
             ["text=null", "mode=filter", "coco={world}/given.json", "reward=segmenter_score"],
             "speaks only of masks that",
+        ),
+        (
+            ["text=null", "mode=filter", "coco={world}/given.json", "reward=true_iou"],
+            "mode=filter: reward=true_iou needs truth=",
         ),
     ],
 )
@@ -284,11 +290,15 @@ def test_what_an_earlier_filter_said_is_not_taken_for_this_ones(world, tmp_path)
     assert not any("suspicious" in entry or "bad_probability" in entry for entry in made), "of other masks"
 
 
+def resolved(*settings):
+    config = compose_config("annotate", ["out=x", "images=x", *settings])
+    OmegaConf.resolve(config)
+    return config
+
+
 def test_a_mean_of_replies_is_of_as_many_as_are_asked_for():
     def replies(*settings):
-        config = compose_config("annotate", ["out=x", "mode=filter", "images=x", "search.k=5", *settings])
-        OmegaConf.resolve(config)
-        return policy_of(config).k
+        return policy_of(resolved("mode=filter", "search.k=5", *settings)).k
 
     assert (replies("reward.statistic=mean"), replies()) == (5, 1)
 
@@ -322,3 +332,29 @@ def test_brush_masks_that_a_tool_calls_crowds_are_objects_where_asked_for(world,
     settings += ("reward=true_iou", f"truth={world}/truth.json", "segmenter=graphcut", "proposer=oracle")
     assert do(tmp_path / "out", *settings)[0]["n"] == 2 and "4 crowd regions are left out" in caplog.text
     assert do(tmp_path / "all", *settings, f"truth={world}/given.json", "crowd=sample")[0]["n"] == 6
+
+
+def test_settings_reach_the_samples_and_the_run():
+    run = {"batch_size": 7, "seed": 5, "on_error": "stop"}
+    of_coco = {"truth": "t", "include": "p", "limit": 3, "crowd": "sample"}
+    words = [f"{key}={value}" for key, value in (run | of_coco).items()]
+    work = work_of(resolved(*words, "coco=c", "coco_text=caption", "mode=refine"))
+    assert {key: getattr(work, key) for key in run} == run and work.init is InitKind.MASK
+    assert of_coco | {"images": "x", "annotations": "c", "text": "caption"} == {
+        key: value for key, value in work.data.items() if key != "_target_"
+    }
+    work = work_of(resolved("texts=a.json", "masks=m", "init=box"))
+    assert (work.data.texts, work.data.masks, work.data.truth, work.init) == ("a.json", "m", None, InitKind.BOX)
+
+
+def test_bounds_of_a_filter_may_be_the_highest_there_are(tmp_path):
+    whole = ("filter.precision=1", "filter.bad_iou=1", "filter.threshold=1", "filter.shown=0")
+    check_settings(resolved("mode=filter", f"images={tmp_path}", "masks=m", "init=mask", *whole))
+
+
+def test_a_calibration_is_of_a_filter_only_and_must_tell_what_is_bad(tmp_path):
+    Calibration([0.0, 1.0], [0.0, 1.0]).save(tmp_path / "c.json")
+    given = f"reward.calibration={tmp_path / 'c.json'}"
+    assert calibration_of(resolved(given)) is None
+    with pytest.raises(ValueError):
+        calibration_of(resolved(given, "mode=filter"))

@@ -61,3 +61,18 @@ def test_equal_predictions_are_flagged_together_or_not_at_all():
         np.array([0.2, 0.5, 0.5, 0.5]), calibration=calibration, bad_iou=0.75, precision=0.9, threshold=None
     )
     assert found.flagged.tolist() == [True, False, False, False] and found.expected_precision >= 0.9
+
+
+def test_a_threshold_goes_before_a_calibration_which_says_what_to_expect_of_it():
+    calibration = Calibration([0.0, 1.0], [0.0, 1.0], pairs=[[0.2, 0.0], [0.5, 1.0]])
+    found = find_suspicious(np.array([0.2, 0.5, 0.9]), calibration=calibration, **{**RULES, "threshold": 0.6})
+    assert found.flagged.tolist() == [True, True, False] and found.threshold == 0.5
+    assert found.expected_precision == found.chances[:2].mean() == 0.5
+
+
+def test_as_many_are_flagged_as_keep_the_mean_just_at_the_precision():
+    """0.2: bad for sure; 0.5: bad at 0.8."""
+    pairs = [[0.2, 0.0], *[[0.5, 0.0]] * 4, [0.5, 1.0]]
+    calibration = Calibration([0.0, 1.0], [0.0, 1.0], pairs=pairs)
+    found = find_suspicious(np.array([0.2, 0.5]), calibration=calibration, **RULES)
+    assert found.flagged.all() and found.expected_precision == 0.9

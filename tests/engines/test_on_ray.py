@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,8 +19,11 @@ from segagent.configuration import compose_config, load_named
 from segagent.engines.in_process import InProcess
 from segagent.engines.on_ray import OnRay
 from segagent.engines.ray_crew import Crew
+from segagent.engines.segmenter_host import RemoteSegmenter, SegmenterHost, SegmenterLostError
 from segagent.engines.work import run_config, work_of
 from segagent.improvement.rounds import Improvement
+from segagent.segmenters import GraphCut
+from segagent.types import Box
 
 COUNT, BROKEN = 24, 5
 
@@ -382,3 +386,100 @@ def test_the_driver_gives_up_and_refuses_as_it_says(photos, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "ray", FakeRay(cpus=0))
     with pytest.raises(ValueError, match="no node has room for a worker"):
         simulate(photos, tmp_path / "b.jsonl", "engine=ray")
+
+
+# --- a segmenter in another process, without a cluster ----------------------------------------------------------------
+
+
+class Thing:
+    def __init__(self, score):
+        self.score = score
+
+
+class Segmenter:
+    """Its embeddings can be watched: the n-th has score n, None where it is odd. It counts pictures."""
+
+    accepts_boxes, waives_click_points = False, "a stand-in"
+
+    def __init__(self):
+        self.pictures, self.alive, self.asked_with = 0, weakref.WeakSet(), None
+
+    def statistics(self):
+        return {"pictures": self.pictures}
+
+    def embed(self, images):
+        made = [Thing(None if number % 2 else number) for number in range(self.pictures, self.pictures + len(images))]
+        self.pictures += len(images)
+        self.alive.update(made)
+        return made
+
+    def predict(self, *given):
+        self.asked_with = given
+        return [], []
+
+
+@pytest.fixture
+def host():
+    host = SegmenterHost(None, ".")
+    host.segmenter = Segmenter()
+    return host
+
+
+def asker(host, name):
+    return RemoteSegmenter(lambda method, *given: getattr(host, method)(*given), name)
+
+
+def test_what_no_asker_holds_is_let_go_by_the_host_and_nothing_else(host):
+    one, other = asker(host, "one"), asker(host, "other")
+    first, second, third = one.embed([0, 1, 2])
+    kept = other.embed([3])
+    del first, second
+    one.embed([])
+    assert sorted(thing.score or -1 for thing in host.segmenter.alive) == [-1, 2], "third, and that of the other"
+    later = one.embed([4, 5])
+    one.predict([third, later[0]], [[], []], [None, later[1]], [None, Box(0, 0, 1, 1)])
+    embeddings, _, memory, boxes = host.segmenter.asked_with
+    assert [thing.score for thing in embeddings] == [2, 4] and memory[0] is None and memory[1].score is None
+    assert boxes == [None, Box(0, 0, 1, 1)]
+    host.forget("other")
+    assert len(host.segmenter.alive) == 3 and kept[0].number != later[0].number
+    with pytest.raises(SegmenterLostError, match="begun anew"):
+        other.embed([6])
+
+
+def test_only_a_thing_with_a_score_has_one_at_the_asker(host):
+    zero, none, two = asker(host, "one").embed([0, 1, 2])
+    assert (zero.score, two.score) == (0, 2) and not hasattr(none, "score")
+
+
+def test_each_asker_counts_what_it_asked_for(host):
+    one, other = asker(host, "one"), asker(host, "other")
+    one.embed([0, 1])
+    other.embed([2])
+    one.embed([3])
+    assert (one.statistics(), other.statistics()) == ({"pictures": 3}, {"pictures": 1})
+
+
+def test_handles_of_before_a_new_beginning_are_void(host):
+    one = asker(host, "one")
+    (before,) = one.embed([0])
+    one.begin()
+    (after,) = one.embed([1])
+    number = before.number
+    with pytest.raises(SegmenterLostError, match="no longer has"):
+        one.predict([before], [[]], [None])
+    del before
+    one.embed([])
+    assert number != after.number and len(host.segmenter.alive) == 1
+    one.predict([after], [[]], [None])
+
+
+def test_a_host_builds_its_segmenter_once_and_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    host = SegmenterHost(OmegaConf.create({"_target_": f"{GraphCut.__module__}.GraphCut"}), str(tmp_path / "there"))
+    assert host.begin("one") == (GraphCut.accepts_boxes, GraphCut.waives_click_points)
+    assert os.getcwd() == str(tmp_path / "there")
+    built = host.segmenter
+    host.begin("other")
+    assert host.segmenter is built

@@ -149,6 +149,8 @@ def test_what_cannot_be_compared_is_refused(script, tmp_path):
             script.main(compose_config("compare", [f"a={a}", f"b={b}", f"out={tmp_path / 'ab.json'}"]))
     with pytest.raises(ValueError, match="resamples=-1: give 0 or more"):
         script.main(compose_config("compare", [f"a={a}", f"b={a}", "resamples=-1"]))
+    with pytest.raises(ValueError, match="images=nowhere: no such folder"):
+        script.main(compose_config("compare", [f"a={a}", f"b={a}", "images=nowhere", f"out={tmp_path / 'c.json'}"]))
     with pytest.raises(ValueError, match="two predictions files"):
         script.main(compose_config("compare", [f"a={a}"]))
     with pytest.raises(ValueError, match="protocol=official drops samples"):

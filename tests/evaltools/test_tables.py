@@ -13,12 +13,13 @@ from segagent.configuration import CONFIG_DIR, build, compose_config, names
 from segagent.data.predictions import read_predictions
 from segagent.entry import expand_checkpoints, git_hash
 from segagent.mllm.testing import write_nano
-from segagent.tables import judging
+from segagent.tables import judging, plots
+from segagent.tables import setup as shared
 from segagent.tables.arms import Arm, Interval, Run, ciou, gain, verdict
-from segagent.tables.cells import Cell, Cells, entry_module
+from segagent.tables.cells import Cell, Cells, Done, entry_module
 from segagent.tables.difficulty import _apart
-from segagent.tables.page import write_pages
-from segagent.tables.section import Plot, Section, Table
+from segagent.tables.page import html, markdown, write_pages
+from segagent.tables.section import Plot, Section, Table, made_by
 from segagent.tables.settings import member_words, named_settings, value_word, words_of
 from segagent.tables.setup import Setup
 
@@ -245,6 +246,7 @@ def test_a_single_picture_has_no_interval_and_nothing_is_concluded_from_it():
         ciou(arms[0], 50, 0).percent() == "60.00 [\N{EN DASH}]" and difference.percent(True) == "+25.00 [\N{EN DASH}]"
     )
     assert verdict(difference) == "not shown: too few pictures for an interval"
+    assert not ciou(arm_of([0.5, 0.7]), 50, 0).untold, "two pictures have one"
 
 
 def test_trainings_of_several_seeds_are_no_further_pictures():
@@ -275,7 +277,7 @@ def test_a_member_and_the_words_that_give_it(model):
     words = member_words("mllm", added.mllm, added)
     assert "++mllm.extra.repetition_penalty=1.05" in words
     assert compose_config("evaluate", ["out=x", *words]).mllm.extra == added.mllm.extra
-    for value in (None, True, 0.5, 3, "a b,[c]", 'it\'s "so"', "null", "7", [1, "x y"], "runs/a.json"):
+    for value in (None, True, 0.5, 3, "a b,[c]", 'it\'s "so"', "null", "True", "nan", "7", [1, "x y"], "runs/a.json"):
         read = compose_config("evaluate", [f"out={value_word(value)}"]).out
         assert read == value and type(read) is type(OmegaConf.create([value])[0])
     with pytest.raises(ValueError, match="'data' is no key=value"):
@@ -410,3 +412,42 @@ def test_a_scale_of_the_paper_names_what_every_run_takes(name):
     compose_config("evaluate", [*words_of(config.training.box_segmenter, "box_segmenter"), "out=x"])
     trained = OmegaConf.load(CONFIG_DIR / "tables.yaml")
     assert trained.training.steps and trained.improvement.steps, "one command makes every part"
+
+
+def test_a_cell_that_several_rows_name_counts_once():
+    one, other = (
+        Done(name, Path(name), f"python {name}", 2.0, 1.5, name == "a", commit) for name, commit in ("ay", "bx")
+    )
+    assert made_by([one, other, one]) == {
+        "commands": [["a", "python a"], ["b", "python b"]], "seconds": 4.0, "cpu_seconds": 3.0,
+        "samples_skipped": ["a"], "commits": ["x", "y"],
+    }  # fmt: skip
+
+
+def test_whiskers_reach_to_the_ends_of_the_interval():
+    intervals = Interval(0.5, 0.4, 0.7), Interval(0.5, 0.6, 0.7), Interval(0.5, float("nan"), float("nan"))
+    values, errors = plots._errors(intervals, 100)
+    assert values.tolist() == [50, 50, 50]
+    assert errors == pytest.approx(np.array([[10, 0, 0], [20, 20, 0]]))
+
+
+def test_weights_are_told_by_name_size_and_either_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "_PROBED", 4)
+    names = ("a.safetensors", "a.bin")
+    contents = (b"aaaabbbbcccc", b"aaaabbbbcccd", b"xaaabbbbcccc", b"aaaabbbbbcccc")
+    made = []
+    for number, (name, content) in enumerate((name, content) for name in names for content in contents):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / name).write_bytes(content)
+        made.append(shared._digest(tmp_path / str(number)))
+    assert len(set(made)) == 8 and shared._digest(tmp_path / "0" / "a.safetensors") == made[0]
+
+
+def test_columns_of_numbers_stand_on_the_right_and_signs_of_markdown_are_text():
+    rows = [["a", "+1.00 [\N{EN DASH}]", "3", "", "*x*"], ["b", "-nan [0.1, 0.2]", "\N{EN DASH}", "", "7"]]
+    table = Table(["data", "gain", "n", "none", "run"], rows)
+    part = Section("p", "P", "c", [], [table], [Plot("q", "a_b", "")])
+    assert html("T", [], [part]).count("<th class='number'>") == 3
+    text = markdown("T", [], [part], Path("my page"))
+    assert "| b | -nan [0.1, 0.2] | \N{EN DASH} |  | 7 |" in text and "\\*x\\* |" in text
+    assert "![a\\_b](my%20page_q.png)" in text and "left out" not in text and "The runs took" not in text

@@ -169,6 +169,11 @@ def test_killed_with_nine_and_resumed_is_the_run_that_was_not(improve, parts, wh
     with pytest.raises(ValueError, match=r"round_1: is there already; say resume=true"):
         improve(*AGENT, *MEASURED, f"out={out}")
     assert improve(*AGENT, *MEASURED, f"out={out}", "resume=true") == 0
+    (out / "round_2").mkdir()
+    (out / "round_2" / "figures.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"rounds=1: round 2 of .* is done already; say rounds=2, or more"):
+        improve(*AGENT, *MEASURED, f"out={out}", "resume=true")
+    shutil.rmtree(out / "round_2")
     assert files(out, ROUNDS[:2]) == files(whole, ROUNDS[:2])
     with pytest.raises(ValueError, match=r"cannot resume with other settings: method.min_gain \(0.0 then, 0.1 now\)"):
         improve(*AGENT, *MEASURED, f"out={out}", "resume=true", "method.min_gain=0.1")
@@ -203,9 +208,9 @@ def test_killed_in_every_stage_and_resumed(improve, whole, tmp_path, monkeypatch
     stages = [
         (rounds_room, "select", False),
         (rounds_room, "select", True),
-        (SftFolder, "save", True),
         (SftFolder, "save_best", False),
         (SftFolder, "save_best", True),
+        (SftFolder, "save", True),
         (rounds_room, "scores_of", True),
     ]
     given = [*AGENT, *MEASURED, f"out={tmp_path / 'run'}"]

@@ -58,6 +58,13 @@ def test_objects_without_an_id_are_told_by_their_target():
     assert first_of_each(np.array([4, 4, 0, 4, 2])).tolist() == [0, 2, 4]
 
 
+def test_objects_with_an_id_are_told_by_it_and_not_by_their_target():
+    alike = [record(bar(10), bar(10), object_id=number) for number in (0, 1)]
+    assert side_by_side(score(alike, bootstrap=0))["instance"]["n"] == 2
+    unlike = [record(bar(length), bar(5), object_id=0) for length in (9, 10)]
+    assert side_by_side(score(unlike, bootstrap=0))["instance"]["n"] == 1
+
+
 def test_void_pixels_count_nowhere():
     void = bar(10, 10)
     rows = side_by_side(score([record(bar(10), bar(20), void=encode_rle(void))], bootstrap=0))

@@ -40,6 +40,16 @@ def test_a_sample_without_a_box_ends_unparsable_and_the_others_go_on(discs, boxe
     assert all(state.iou == 1.0 for state in others)
 
 
+def test_a_click_instead_of_a_box_is_no_box(discs, boxed):
+    environment = Environment(segmenter=discs)
+    states = environment.start_batch(with_boxes(boxed))
+    for state in finish(states, FirstAction(first=Oracle(), box_only=True), environment):
+        assert state.end_reason is EndReason.UNPARSABLE and not state.steps
+    for state in finish(states, FirstAction(first=SampleBox(), box_only=True), environment):
+        assert state.end_reason is EndReason.FINISHED and state.iou == 1.0
+    assert all(len(state.steps) == 1 for state in finish(states, FirstAction(first=Oracle()), environment))
+
+
 def test_clicks_come_after_the_box_also_in_a_search(discs, boxed):
     environment = Environment(segmenter=discs, max_clicks=4)
     states = environment.start_batch(with_boxes(boxed))

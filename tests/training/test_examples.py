@@ -100,13 +100,26 @@ def test_perturbed_clicks_correct_the_mask_that_is_shown(sft):
             assert (missing if click.is_positive else surplus)[click.y, click.x]
 
 
-def test_held_out_trajectories_share_no_picture_with_the_others(sft):
+def test_held_out_trajectories_share_no_picture_with_the_others(sft, capsys):
     states = read_states([sft.file], sft.dataset, load_dialogue("nano"), tasks=["iou_click"])
     learnt, kept = states.split(2)
     assert len(learnt) + len(kept) == len(states) and len(set(kept.trajectory)) == 2
     assert not set(learnt.picture) & set(kept.picture)
+    fewer, fifth = states.split(100)
+    assert len(set(fifth.trajectory)) == 1 and not set(fewer.picture) & set(fifth.picture)
+    assert "validation.limit=100: of 8 trajectories, the last 1 are held out" in capsys.readouterr().err
+    alone = states.rows(states.trajectory == 0)
     with pytest.raises(ValueError, match=r"validation.limit=100: the trajectories held out leave none"):
-        states.split(100)
+        alone.split(100)
+
+
+def test_of_a_limit_the_first_trajectories_are_read(sft):
+    whole = read_states([sft.file, sft.file], sft.dataset, load_dialogue("nano"), tasks=["iou_click"])
+    part = read_states([sft.file, sft.file], sft.dataset, load_dialogue("nano"), tasks=["iou_click"], limit=9)
+    assert set(part.trajectory) == set(range(9)) and set(whole.trajectory) == set(range(16))
+    assert (part.offset == whole.rows(whole.trajectory < 9).offset).all()
+    with pytest.raises(ValueError, match="limit=0: give a whole number"):
+        read_states([sft.file], sft.dataset, load_dialogue("nano"), tasks=["iou_click"], limit=0)
 
 
 def test_all_that_is_wrong_is_told_at_once_and_before(sft, tmp_path):

@@ -42,11 +42,19 @@ def test_trajectories_say_what_they_were_simulated_on(tmp_path, capsys, name):
     assert both.data.subset == "refshapes-thin" and len(both.data.trajectories) == 2
 
 
-@pytest.mark.parametrize("named", ["data=refshapes_mix", "data.subset=refshapes+", "data.limit=3"])
+def test_a_limit_is_of_trajectories_and_not_of_the_pictures_they_need(tmp_path):
+    lines = record(tmp_path)
+    for entry, complete in (("train", data_of_trajectories), ("export", data_of_trajectories)):
+        config = completed(entry, complete, f"data.trajectories={lines}", "data.limit=3")
+        assert (config.data.subset, config.data.limit, config.limit) == ("refshapes-thin", 6, 3)
+    assert completed("train", data_of_trajectories, f"data.trajectories={lines}").limit is None
+
+
+@pytest.mark.parametrize("named", ["data=refshapes_mix", "data.subset=refshapes+", "data=refshapes,data.limit=3"])
 def test_a_command_that_names_data_is_left_as_it_is(tmp_path, named):
     lines = record(tmp_path)
-    config = completed("train", data_of_trajectories, f"data.trajectories={lines}", named)
-    assert config == completed("train", lambda config, _: config, f"data.trajectories={lines}", named)
+    config = completed("train", data_of_trajectories, f"data.trajectories={lines}", *named.split(","))
+    assert config == completed("train", lambda config, _: config, f"data.trajectories={lines}", *named.split(","))
 
 
 def test_nothing_is_known_of_no_trajectories_and_of_strange_ones(tmp_path):

@@ -143,6 +143,7 @@ def test_an_adapter_becomes_a_whole_model_that_takes_another_one(models, traject
 def test_a_run_is_never_lost_and_resumed_with_its_own_settings_only(models, trajectories, script, tmp_path):
     given = [f"mllm={models('nano')}", f"out={tmp_path / 'run'}", "validation.limit=0"]
     script.main(settings(trajectories, *given))
+    assert weights(loaded(tmp_path / "run" / "best")).keys(), "without validation the last weights are the best ones"
     with pytest.raises(ValueError, match=r"is there already; say resume=true"):
         script.main(settings(trajectories, *given))
     with pytest.raises(ValueError, match=r"other settings: train.lr \(1e-05 then, 0.1 now\)"):

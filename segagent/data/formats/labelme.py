@@ -43,6 +43,8 @@ class LabelMeFolder:
 
     def __init__(self, *, path: str, images: str | None = None) -> None:
         self.path, self.images, self.given = Path(path), Path(path if images is None else images), images is not None
+        if self.given and not self.images.is_dir():
+            raise ValueError(f"images={images}: no such folder; LabelMe's files say where the pictures are")
 
     def read(self) -> Iterator[Trajectory]:
         found = sorted(self.path.glob("*.json")) if self.path.is_dir() else []

@@ -191,6 +191,9 @@ def test_labelme_of_others(tmp_path):
 
 
 def test_labelme_finds_the_pictures_from_where_its_files_lie(tmp_path):
+    with pytest.raises(ValueError, match="photos: no such folder; LabelMe's files say where the pictures are"):
+        fmt("labelme", tmp_path / "out" / "l", images=str(tmp_path / "photos"))
+    (tmp_path / "photos").mkdir()
     fmt("labelme", tmp_path / "out" / "l", images=str(tmp_path / "photos")).write(samples())
     named = json.loads((tmp_path / "out" / "l" / "a.json").read_text())["imagePath"]
     assert named == "../../photos/dir/a.jpg"
