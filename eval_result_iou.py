@@ -127,6 +127,8 @@ def score_file(path: Path, options: argparse.Namespace) -> tuple[Scores, dict[st
     else:
         metrics = scores.metrics()
         print(f"{path}  (protocol {protocol})\n{format_metrics(metrics)}")
+        if protocol == "best_predicted" and own_protocol(first) != protocol:
+            print("note           no search: nobody judged the masks after the last clicks, so they are never taken")
         print(compare_with_official(scores))
         if options.side_by_side:
             metrics["side_by_side"] = side_by_side(scores)

@@ -86,6 +86,8 @@ def calibration_file(config: DictConfig) -> Path | None:
     if config.reward.statistic == "mean" and config.search.k == 1:
         raise ValueError("reward.statistic=mean: is of one reply with search.k=1; say how many the search will have")
     target = Path(config.calibration_out)
+    if not target.is_dir() and not target.suffix:
+        raise ValueError(f"calibration_out={target}: no such folder; make it first, or name a file, {target}.json")
     target = target / FILE_NAME if target.is_dir() else target
     if not target.parent.is_dir():
         raise ValueError(f"calibration_out={config.calibration_out}: there is no folder {target.parent}; make it first")
@@ -117,8 +119,9 @@ def format_figures(figures: dict[str, Any]) -> str:
     rows = [f"masks    {figures['n']} judged, {figures['n_unjudged']} without a predicted IoU"]
     for name in MEASURES:
         if name in figures:
-            low, high = figures.get(f"{name}_low", np.nan), figures.get(f"{name}_high", np.nan)
-            rows.append(f"{name:9}{figures[name]:8.3f}   95% interval {low:.3f} .. {high:.3f}")
+            bounds = [f"{figures[f'{name}_{end}']:.3f}" for end in ("low", "high") if f"{name}_{end}" in figures]
+            told = f"95% interval {' .. '.join(bounds)}" if bounds else "no interval: a single picture"
+            rows.append(f"{name:9}{figures[name]:8.3f}   {told}")
     shares = [figures["flagged_precision"], figures["flagged_recall"]]
     precision, recall = ("-" if share is None else f"{share:.3f}" for share in shares)
     rows.append(

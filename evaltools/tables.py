@@ -102,13 +102,12 @@ def facts(setup: Setup) -> list[str]:
 
 def write(setup: Setup) -> None:
     """The page of all parts that are there."""
-    sections = []
-    for name in PARTS:
-        kept = setup.folder / f"{name}.json"
-        missing = Section(name, name, "", [f"Not run: parts={name} makes it."])
-        sections.append(Section.load(kept) if kept.is_file() else missing)
-    title = setup.config.title
-    write_pages(page_of(setup.config), title=title, facts=facts(setup), sections=sections, folder=setup.folder)
+    kept = {name: setup.folder / f"{name}.json" for name in PARTS}
+    sections = [Section.load(file) for file in kept.values() if file.is_file()]
+    absent = [name for name, file in kept.items() if not file.is_file()]
+    told = [f"Not run: {', '.join(absent)}; 'parts=[{','.join(absent)}]' makes them."] if absent else []
+    about, title = [*facts(setup), *told], setup.config.title
+    write_pages(page_of(setup.config), title=title, facts=about, sections=sections, folder=setup.folder)
 
 
 def main(config: DictConfig) -> int:

@@ -29,7 +29,8 @@ def tell_unused(config: DictConfig) -> None:
     figures of the policy could pass for those of model or search."""
     kind = config.policy._target_.rpartition(".")[2]
     if config.mllm is not None and not any("mllm" in part for part in _members([config.policy])):
-        print(f"mllm={config.mllm.path}: is not asked by policy={kind}; say policy=agent", file=sys.stderr)
+        say = "proposer=sampling_agent" if "reward" in config.policy else "policy=agent"
+        print(f"mllm={config.mllm.path}: is not asked by policy={kind}; say {say}", file=sys.stderr)
     if "reward" in config.policy:
         return
     default = compose_config("evaluate")

@@ -70,6 +70,9 @@ def main(config: DictConfig) -> int:
     for name in ("side", "columns"):
         if config[name] < 1:
             raise ValueError(f"{name}={config[name]}: at least 1")
+    own = lines.with_suffix(".trajectories.jsonl")
+    if lines.suffix == ".json" and own.is_file():
+        raise ValueError(f"trajectories={lines}: are predictions; say trajectories={own}")
     trajectory = find(read_trajectories(lines), str(config.sample))
     strip = draw(trajectory, loader(lines, config.images), config.side, config.columns)
     out.parent.mkdir(parents=True, exist_ok=True)

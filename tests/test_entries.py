@@ -332,6 +332,10 @@ def test_visualize_draws_one_sample(photos, tmp_path):
         assert f"data is of {target}, which is none of configs/data" in strange.stderr
     wrong = call("scripts/visualize.py", f"trajectories={out}", "sample=z", f"out={picture}", code=2)
     assert "no sample 'z' among 3" in wrong.stderr
+    (tmp_path / "e.json").write_text("[]")
+    (tmp_path / "e.trajectories.jsonl").write_text(out.read_text())
+    wrong = call("scripts/visualize.py", f"trajectories={tmp_path / 'e.json'}", f"out={picture}", code=2)
+    assert f"are predictions; say trajectories={tmp_path / 'e.trajectories.jsonl'}" in wrong.stderr
 
 
 def test_a_full_disk_loses_nothing(tmp_path):

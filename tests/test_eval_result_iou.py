@@ -109,6 +109,18 @@ def test_click_id_is_a_step_in_honest_protocols(predictions, tmp_path):
     assert found[99]["ciou"] == found[0]["ciou_by_step"][-1]
 
 
+def test_masks_that_nobody_judged_are_told_of(predictions, capsys):
+    def predict(records):
+        for record in records:
+            for entry in record["pred_list"]:
+                entry["pred_iou"] = 0.5
+
+    assert run(predictions(change=predict), "--protocol", "best_predicted") == 0
+    assert "nobody judged the masks after the last clicks" in capsys.readouterr().out
+    assert run(predictions(change=predict)) == 0
+    assert "nobody judged" not in capsys.readouterr().out
+
+
 def test_clicks_needed_are_of_the_limit_that_the_run_had(predictions, tmp_path):
     path, out = predictions(), tmp_path / "m.json"
 

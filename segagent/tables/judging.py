@@ -69,11 +69,12 @@ def _lines(done: Done) -> Any:
 
 
 def _cell(found: dict[str, float], key: str) -> str:
+    none = "\N{EN DASH}"
     if key not in found:
-        return "\N{EN DASH}"
+        return none
     digits = 3 if key in _AIMS else 2
-    bounds = (found.get(f"{key}_{end}", float("nan")) for end in ("low", "high"))
-    return f"{found[key]:.{digits}f} [{', '.join(f'{bound:.{digits}f}' for bound in bounds)}]"
+    bounds = [f"{found[f'{key}_{end}']:.{digits}f}" for end in ("low", "high") if f"{key}_{end}" in found]
+    return f"{found[key]:.{digits}f} [{', '.join(bounds) or none}]"  # none of a single picture
 
 
 def _against_aims(found: dict[str, float]) -> str:

@@ -109,6 +109,7 @@ def test_a_finished_run_is_gone_on_with_to_the_same_and_a_calibration_is_of_plai
         (("reward.statistic=mean",), r"reward\.statistic=mean: is of one reply with search\.k=1"),
         ((), r"iou_calibration.json: is there already; say overwrite=true"),
         ((f"calibration_out={tmp_path / 'none' / 'c.json'}",), "there is no folder .*none; make it first"),
+        ((f"calibration_out={tmp_path / 'd'}",), r"d: no such folder; make it first, or name a file, .*d.json"),
         (("bins=0",), "bins=0: at least 1"),
     ):
         words = [word for word in given if word.split("=")[0] not in [change.split("=")[0] for change in changes]]
@@ -121,3 +122,6 @@ def test_a_single_picture_has_no_interval(script):
     random = np.random.default_rng(0)
     figures = script.quality(random.random(8), random.random(8), np.zeros(8, int), resamples=20)
     assert set(figures) == {"mae", "mse", "pearson", "spearman"}
+    rest = {"n": 8, "n_unjudged": 0, "n_bad": 1, "bad_iou": 0.5, "n_flagged": 0}
+    told = script.format_figures(figures | rest | {"flagged_precision": None, "flagged_recall": 0.0})
+    assert told.count("no interval: a single picture") == 4 and "nan" not in told
