@@ -109,8 +109,8 @@ class TreeSearch(ABC):
         """Counts since this object was made: `search_states_seen`, states shown to the proposer, each a prompt pass;
         `search_policy_calls`, in so many calls; `search_clicks`, states through the segmenter; `search_segmenter_calls`
         the same; `search_rewards`, masks judged; `search_coinciding`, candidates and outcomes that were like another
-        one and cost nothing more."""
-        names = ("states_seen", "policy_calls", "clicks", "segmenter_calls", "rewards", "coinciding")
+        one and cost nothing more; `search_unparsable`, candidates that nobody could read, beside others that were."""
+        names = ("states_seen", "policy_calls", "clicks", "segmenter_calls", "rewards", "coinciding", "unparsable")
         return {f"search_{name}": self.counts[name] for name in names}
 
     # --- what the loop calls --------------------------------------------------------------------------------------
@@ -211,6 +211,8 @@ class TreeSearch(ABC):
         distinct = list(by_deed.values())
         self.counts["coinciding"] += len(actions) - len(distinct)
         readable = [action for action in distinct if action.end is not EndReason.UNPARSABLE]
+        if readable:
+            self.counts["unparsable"] += sum(action.end is EndReason.UNPARSABLE for action in actions)
         return readable or distinct
 
 

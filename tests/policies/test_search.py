@@ -259,6 +259,17 @@ def test_what_coincides_is_tried_once(sample_of):
     assert counts["search_coinciding"] == 3 and columns(found) == [1]
 
 
+def test_candidates_that_nobody_could_read_are_counted(sample_of):
+    unread = Action(end=EndReason.UNPARSABLE, text="?")
+    _, environment, start = world(sample_of, {(0,): 10, (0, 0): 20}, max_clicks=2)
+    search = Beam(proposer=Recorded(lambda _: [unread, *at(0), unread]), reward=TrueIou(), k=3)
+    (found,) = finish([start], search, environment)
+    assert len(found.steps) == 2 and search.statistics()["search_unparsable"] == 2 * 2
+    alone = Beam(proposer=Recorded(lambda _: [unread] * 3), reward=TrueIou(), k=3)
+    (found,) = finish([start], alone, environment)
+    assert found.end_reason is EndReason.UNPARSABLE and alone.statistics()["search_unparsable"] == 0
+
+
 def test_the_oracles_first_click_does_not_cost_a_call_when_nothing_is_wrong(discs, dataset_of):
     dataset = dataset_of(3)
     environment = Environment(segmenter=discs, max_clicks=4)
