@@ -10,6 +10,7 @@ segmenters have actors of their own, fewer or more than the workers, which then 
 from __future__ import annotations
 
 import heapq
+import os
 import re
 import socket
 import time
@@ -116,7 +117,9 @@ class OnRay:
             ray.init(address=self.address or "local", log_to_driver=False, **local)
         except (OSError, OverflowError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ConnectionError(f"engine.address={self.address}: no Ray cluster answers ({reason})") from None
+            # Where there is a token, `ray start` asks for it unbidden; who connects must be bidden to send it.
+            token = "" if "RAY_AUTH_MODE" in os.environ else "; one with a token needs RAY_AUTH_MODE=token here too"
+            raise ConnectionError(f"engine.address={self.address}: no Ray cluster answers ({reason}){token}") from None
         return ray, True
 
     def _drive(
