@@ -32,6 +32,8 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError("init=box: boxes are those of a COCO file; say coco=FILE, or init=empty")
     if config.segmentation not in ("rle", "polygons"):
         raise ValueError(f"segmentation={config.segmentation!r}: choose rle or polygons")
+    if config.coco_text not in ("category", "caption"):
+        raise ValueError(f"coco_text={config.coco_text!r}: choose category or caption")
     if not config.images:
         raise ValueError("images: not given; say images=DIR, the folder of the pictures")
     if not Path(config.images).is_dir():

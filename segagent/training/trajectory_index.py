@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from segagent.data.base import Dataset, check_limit
 from segagent.data.trajectories import trajectory_from_json
@@ -138,12 +139,13 @@ class _Scan:
         self.problems: list[str] = []
         self.lines = 0
 
-    def read(self, file: int, path: Path, limit: int | None) -> None:
-        """limit: of lines, over all files."""
+    def read(self, file: int, path: Path, limit: int | None, bar: tqdm) -> None:
+        """limit: of lines, over all files. bar: of bytes."""
         for number, offset, line in _lines(path):
             if self.lines == limit:
                 return
             self.lines += 1
+            bar.update(len(line))
             try:
                 trajectory = trajectory_from_json(json.loads(line))
             except ValueError as error:
@@ -234,8 +236,10 @@ def read_states(
     absent = [f"{path}: no such file" for path in files if not path.is_file()]
     _complain(absent)
     scan = _Scan(dialogue, sum(1 << TASKS.index(task) for task in tasks), min_final_iou)
-    for number, path in enumerate(files):
-        scan.read(number, path, limit)
+    size = sum(path.stat().st_size for path in files)
+    with tqdm(total=size, desc="trajectories", unit="B", unit_scale=True, delay=2, leave=False) as bar:
+        for number, path in enumerate(files):
+            scan.read(number, path, limit, bar)
     samples = _find_samples(scan.sample_ids, dataset, scan.problems)
     _complain(scan.problems)
     _check_sizes(files, scan.columns, samples, dataset)

@@ -191,6 +191,7 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (["coco=x.json", "text=null", "masks=m"], "leave out text, texts and masks"),
         (["init=mask"], "init='mask': choose empty or box"),
         (["segmentation=points"], "choose rle or polygons"),
+        (["coco=x.json", "text=null", "coco_text=captoin"], "coco_text='captoin': choose category or caption"),
         (["filter.precision=90"], r"filter\.precision=90: in \(0, 1\]"),
         (["out={world}/images/out"], "lies in the folder of the pictures"),
         (["out={world}"], "holds other files; choose a new folder"),
