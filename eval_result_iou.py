@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from segagent.data.predictions import read_predictions
 from segagent.metrics import PROTOCOLS, MissingKeyError, Scores, score
@@ -91,7 +93,12 @@ def protocol_of(options: argparse.Namespace, first: dict | None) -> str:
 def recorded_limit(path: Path) -> int | None:
     """The actions that the run allowed, from the settings that scripts/evaluate.py left beside its predictions."""
     file = path.with_name(f"{path.stem}.config.yaml")
-    allowed = OmegaConf.select(OmegaConf.load(file), "rollout.max_clicks") if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        allowed = OmegaConf.select(OmegaConf.load(file), "rollout.max_clicks")
+    except (YAMLError, OmegaConfBaseException):
+        raise ValueError(f"{file}: no settings of a run; remove it, or give --click_limit") from None
     return allowed if isinstance(allowed, int) else None
 
 

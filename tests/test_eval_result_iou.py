@@ -121,7 +121,7 @@ def test_masks_that_nobody_judged_are_told_of(predictions, capsys):
     assert "nobody judged" not in capsys.readouterr().out
 
 
-def test_clicks_needed_are_of_the_limit_that_the_run_had(predictions, tmp_path):
+def test_clicks_needed_are_of_the_limit_that_the_run_had(predictions, tmp_path, capsys):
     path, out = predictions(), tmp_path / "m.json"
 
     def limit(*options):
@@ -134,6 +134,8 @@ def test_clicks_needed_are_of_the_limit_that_the_run_had(predictions, tmp_path):
     assert limit() == 11 and limit("--click_limit", 4) == 4
     (tmp_path / "pred.config.yaml").write_text("out: x\n")
     assert limit() == most
+    (tmp_path / "pred.config.yaml").write_text("rollout: [")
+    assert run(path) == 2 and "pred.config.yaml: no settings of a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

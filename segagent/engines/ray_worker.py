@@ -84,10 +84,10 @@ class Worker:
             ):
                 block.lines += to_lines(trajectories)
                 block.count += len(trajectories)
-        except (ValueError, OSError) as error:
-            block.failure = str(error)
         except SegmenterLostError as error:
             return Block(lost=str(error))
+        except (ValueError, OSError) as error:
+            block.failure = str(error)
         after = counted(self.policy, self.environment)
         block.summary.statistics = {name: count - before.get(name, 0) for name, count in after.items()}
         return block

@@ -21,7 +21,7 @@ from segagent.segmenters.base import ClickSegmenter
 from segagent.types import Box, Click
 
 
-class SegmenterLostError(RuntimeError):
+class SegmenterLostError(ConnectionError):
     """The host died, or was begun anew and does not know what it is asked about: what rests on it is done again."""
 
 

@@ -429,6 +429,21 @@ def asker(host, name):
     return RemoteSegmenter(lambda method, *given: getattr(host, method)(*given), name)
 
 
+def test_what_is_dropped_while_a_call_is_under_way_goes_with_the_next_one(host):
+    held, calls = [], []
+
+    def ask(method, *given):
+        calls.append(given)
+        held.clear()
+        return getattr(host, method)(*given)
+
+    remote = RemoteSegmenter(ask, "one")
+    held += remote.embed([0])
+    number = held[0].number
+    rest = [remote.embed([1]), remote.embed([2])]
+    assert [given[1] for given in calls[-2:]] == [[], [number]] and len(host.segmenter.alive) == len(rest)
+
+
 def test_what_no_asker_holds_is_let_go_by_the_host_and_nothing_else(host):
     one, other = asker(host, "one"), asker(host, "other")
     first, second, third = one.embed([0, 1, 2])

@@ -271,6 +271,10 @@ def test_a_given_mask_is_seen_by_the_next_click(tiny):
     _, (after,) = segmenter.predict([embedding], [[Click(50, 30)]], [memory])
     assert after.region.bottom < 299 and after.region.right < 399, "the crop is cut around the given mask"
     assert memory.region is None and (memory.probabilities.numpy() == mask).all()
+    assert memory.extent == (10, 59, 20, 89), "first and last row, first and last column"
+    (nothing,) = segmenter.remember([embedding], [np.zeros_like(mask)])
+    _, (after,) = segmenter.predict([embedding], [[Click(50, 30)]], [nothing])
+    assert nothing.extent is None and (after.region.bottom, after.region.right) == (299, 399), "the whole picture"
 
 
 @pytest.mark.parametrize(
