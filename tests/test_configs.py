@@ -31,7 +31,7 @@ def test_each_entry_has_a_script_and_each_script_an_entry():
 def test_entries_compose_and_ask_for_their_output_only(entry):
     config = compose_config(entry)
     OmegaConf.resolve(config)
-    assert OmegaConf.missing_keys(config) <= {"out", "trajectories", "data.trajectories"}
+    assert OmegaConf.missing_keys(config) <= {"out", "trajectories", "data.trajectories", "models"}
 
 
 @pytest.mark.parametrize("group, name", [(group, name) for group in GROUPS for name in names(group)])
