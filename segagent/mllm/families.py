@@ -11,10 +11,14 @@ _OTHERS = "transformers_vlm"  # whatever else transformers loads; adapters too
 
 
 def model_folder(folder: str | Path) -> Path:
-    """The folder itself, or `best/` in it where it is that of a training, without weights of its own."""
+    """The folder itself, or, where it has no weights of its own, what is in it: `best/` of a training, the model of the
+    last round of scripts/improve.py."""
     folder = Path(folder)
-    own = any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
-    return folder if own or not (folder / "best").is_dir() else folder / "best"
+    if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+        return folder
+    rounds = [path for path in folder.glob("round_*/train/best") if path.parents[1].name[6:].isdecimal()]
+    last = max(rounds, key=lambda path: int(path.parents[1].name[6:]), default=folder)
+    return folder / "best" if (folder / "best").is_dir() else last
 
 
 def family_of(folder: str | Path) -> str:

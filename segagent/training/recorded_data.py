@@ -1,6 +1,7 @@
-"""What a training learns from where its command names no `data=`: what earlier commands left says it.
+"""What a training learns from, and who clicks in it, where its command names no `data=` and no `segmenter=`: what
+earlier commands left says it.
 
-scripts/simulate.py writes the settings of its data beside the trajectories, scripts/train.py beside the model.
+scripts/simulate.py writes its settings beside the trajectories, scripts/train.py beside the model.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ from segagent.training.sft_data import trajectory_files
 
 
 def data_of_trajectories(config: DictConfig, given: Sequence[str]) -> DictConfig:
-    """Settings of scripts/train.py with the data that their trajectories were simulated on.
+    """Settings of scripts/train.py with data and segmenter that their trajectories were simulated with.
 
-    given: the words of the command line. Where they name data, where there are no trajectories, or no settings beside
-    them, all stays as it is. Raises `ValueError` where the settings beside several files differ, or are not sound.
+    given: the words of the command line. What they name stays as it is, and all of it where there are no trajectories,
+    or no settings beside them. Raises `ValueError` where the settings of data beside several files differ, or are not
+    sound.
     """
+    return _with_segmenter(_data_of_trajectories(config, given), given, "train")
+
+
+def _data_of_trajectories(config: DictConfig, given: Sequence[str]) -> DictConfig:
     if _names_data(given) or config.data.trajectories is None:
         return config
-    begun = _begun(config, "train")
+    begun = _begun(config, "train", "data")
     if begun is not None:
         return _with_data(config, begun, config.data.trajectories, given)
-    files = [settings_file(Path(path)) for path in trajectory_files(config)]
-    found = {file: data for file in files if (data := _recorded(file)) is not None}
+    found = _beside_trajectories(config, "data")
     if not found:
         return config
     file, data = next(iter(found.items()))
@@ -41,20 +46,53 @@ def data_of_trajectories(config: DictConfig, given: Sequence[str]) -> DictConfig
 
 
 def data_of_training(config: DictConfig, given: Sequence[str]) -> DictConfig:
-    """Settings of scripts/improve.py with data and trajectories of the training that made the model, S_0.
+    """Settings of scripts/improve.py with data and trajectories of the training that made the model, S_0, and with the
+    segmenter of these trajectories.
 
-    given: see `data_of_trajectories`. Where they name data, or the model is no training's `best/`, all stays as it is.
+    given: see `data_of_trajectories`. All stays as it is where the model is no training's `best/`.
     """
-    own, begun = config.data.trajectories, None if _names_data(given) else _begun(config, "improve")
+    return _with_segmenter(_data_of_training(config, given), given, "improve")
+
+
+def _data_of_training(config: DictConfig, given: Sequence[str]) -> DictConfig:
+    own, begun = config.data.trajectories, None if _names_data(given) else _begun(config, "improve", "data")
     if begun is not None:
         return _with_data(config, begun, begun.get("trajectories") if own is None else own, given)
     path = None if config.mllm is None else config.mllm.get("path")
     file = None if path is None else Path(path).parent / "train.config.yaml"
-    data = None if file is None or Path(path).name != "best" or _names_data(given) else _recorded(file)
+    data = None if file is None or Path(path).name != "best" or _names_data(given) else _recorded(file, "data")
     if data is None:
         return config
     _tell(file, data)
     return _with_data(config, data, data.get("trajectories") if own is None else own, given)
+
+
+def _with_segmenter(config: DictConfig, given: Sequence[str], entry: str) -> DictConfig:
+    """Clicks are carried out as in the trajectories that are learnt from: those of another segmenter lead elsewhere."""
+    named = any(re.match(r"[+~]*segmenter\b", word) for word in given)
+    if named or "segmenter" not in config or config.data.trajectories is None:
+        return config
+    begun = _begun(config, entry, "segmenter")
+    found = _beside_trajectories(config, "segmenter") if begun is None else {Path(): begun}
+    for settings in found.values():
+        if "device" in settings:  # that of then, maybe of another machine
+            settings.device = config.device
+    if not found:
+        return config
+    file, segmenter = next(iter(found.items()))
+    other = next((path for path, settings in found.items() if settings != segmenter), None)
+    if other is not None:
+        print(f"segmenter: that of {file} is not that of {other}; the default one clicks", file=sys.stderr)
+        return config
+    if begun is None:
+        print(f"segmenter: as in {file} ({_class_of(segmenter)})", file=sys.stderr)
+    changed = config.copy()
+    changed.segmenter = segmenter
+    return changed
+
+
+def _class_of(settings: DictConfig) -> str:
+    return settings._target_.removesuffix(".from_checkpoint").rpartition(".")[2]
 
 
 def _names_data(given: Sequence[str]) -> bool:
@@ -62,19 +100,24 @@ def _names_data(given: Sequence[str]) -> bool:
     return any(re.match(r"data(\.(?!(trajectories|limit)$)|$)", key) for key in keys)
 
 
-def _begun(config: DictConfig, entry: str) -> DictConfig | None:
-    """The data of the run that is gone on with: it stays what it was, whoever said it."""
-    return _recorded(Path(config.out) / f"{entry}.config.yaml") if config.resume else None
+def _begun(config: DictConfig, entry: str, group: str) -> DictConfig | None:
+    """What the run that is gone on with was set to: it stays, whoever said it."""
+    return _recorded(Path(config.out) / f"{entry}.config.yaml", group) if config.resume else None
 
 
-def _recorded(file: Path) -> DictConfig | None:
-    """The data of a settings file, None where it is not there."""
-    data = OmegaConf.load(file).get("data") if file.is_file() else None
-    if data is None:
+def _beside_trajectories(config: DictConfig, group: str) -> dict[Path, DictConfig]:
+    """What the settings beside the files of trajectories say, where they are there."""
+    files = [settings_file(Path(path)) for path in trajectory_files(config)]
+    return {file: settings for file in files if (settings := _recorded(file, group)) is not None}
+
+
+def _recorded(file: Path, group: str) -> DictConfig | None:
+    """`data` or `segmenter` of a settings file, None where it is not there."""
+    settings = OmegaConf.load(file).get(group) if file.is_file() else None
+    if settings is None:
         return None
-    sources = OmegaConf.masked_copy(data, [key for key in data if key != "trajectories"])
-    check_recorded("data", sources, file)
-    return data
+    check_recorded(group, OmegaConf.masked_copy(settings, [key for key in settings if key != "trajectories"]), file)
+    return settings
 
 
 def _tell(file: Path, data: DictConfig) -> None:

@@ -7,10 +7,12 @@ from omegaconf import OmegaConf
 
 from segagent.configuration import compose_config
 from segagent.entry import expand_checkpoints
+from segagent.mllm.families import model_folder
 from segagent.mllm.testing import write_nano
 from segagent.training.recorded_data import data_of_training, data_of_trajectories
 
 SIMULATED = ["data=refshapes", "data.split=train", "data.subset=refshapes-thin", "data.limit=6"]
+NANO = ["segmenter=simpleclick_nano", "segmenter.threshold=0.4"]
 
 
 def record(folder, name="a", entry="simulate", words=SIMULATED, **more):
@@ -105,3 +107,67 @@ def test_a_run_that_is_gone_on_with_keeps_its_data(tmp_path, capsys):
     assert "datasets" in kept.data and kept.data.trajectories == str(lines) and not capsys.readouterr().err
     config.resume = False
     assert data_of_trajectories(config, given).data.subset == "refshapes-thin"
+
+
+@pytest.mark.parametrize("entry, complete", [("train", data_of_trajectories), ("improve", data_of_training)])
+def test_clicks_are_carried_out_as_in_the_trajectories(tmp_path, capsys, entry, complete):
+    """Not on the device of then, which may be another machine's; and not where the command says who clicks."""
+    lines = record(tmp_path, words=[*SIMULATED, *NANO, "device=cuda:3"])
+    given = f"data.trajectories={lines}"
+    config = completed(entry, complete, given, "device=cpu")
+    assert (config.segmenter.threshold, config.segmenter.device) == (0.4, "cpu")
+    assert f"segmenter: as in {tmp_path / 'a.config.yaml'} (SimpleClick)\n" in capsys.readouterr().err
+    with_data = completed(entry, complete, given, "data=refshapes_mix")
+    assert with_data.segmenter.threshold == 0.4 and "datasets" in with_data.data
+    graphcut = completed(entry, complete, given, "segmenter=graphcut", "segmenter.passes=1")
+    assert graphcut.segmenter.passes == 1
+    default = completed(entry, complete, f"data.trajectories={tmp_path / 'unknown.jsonl'}")
+    assert default.segmenter == completed(entry, lambda config, _: config).segmenter
+
+
+def test_the_segmenter_of_s_0s_trajectories_rolls_out(tmp_path):
+    run = tmp_path / "sft"
+    write_nano(run / "best")
+    lines = record(tmp_path, words=[*SIMULATED, "segmenter=graphcut", "segmenter.passes=3"])
+    record(run, "train", entry="train", words=[*SIMULATED, f"data.trajectories={lines}"])
+    assert completed("improve", data_of_training, f"mllm={run}").segmenter.passes == 3
+
+
+def test_segmenters_that_differ_are_told_and_the_default_one_clicks(tmp_path, capsys):
+    first = record(tmp_path, words=[*SIMULATED, *NANO])
+    second = record(tmp_path, "b", words=[*SIMULATED, "segmenter=graphcut"])
+    config = completed("improve", data_of_training, f"data.trajectories=[{first},{second}]")
+    assert config.segmenter.threshold == 0.49
+    said = capsys.readouterr().err
+    assert f"segmenter: that of {tmp_path / 'a.config.yaml'} is not that of {tmp_path / 'b.config.yaml'}" in said
+
+
+def test_a_run_that_is_gone_on_with_keeps_its_segmenter(tmp_path, capsys):
+    record(tmp_path / "run", "improve", entry="improve", words=["data=refshapes", "segmenter=graphcut"])
+    lines, out = record(tmp_path, words=[*SIMULATED, *NANO]), f"out={tmp_path / 'run'}"
+    given = [f"data.trajectories={lines}", "resume=true"]
+    config = compose_config("improve", [*given, "mllm=nano", out])
+    OmegaConf.resolve(config)
+    assert "passes" in data_of_training(config, [*given, out]).segmenter and "segmenter" not in capsys.readouterr().err
+
+
+def test_a_segmenter_from_elsewhere_is_not_built(tmp_path):
+    lines = record(tmp_path)
+    config = OmegaConf.load(tmp_path / "a.config.yaml")
+    config.segmenter._target_ = "os.system"
+    OmegaConf.save(config, tmp_path / "a.config.yaml")
+    with pytest.raises(
+        ValueError, match=r"a.config.yaml: segmenter is of os.system, which is none"
+    ):
+        completed("train", data_of_trajectories, f"data.trajectories={lines}")
+
+
+def test_the_folder_of_an_improvement_means_the_model_of_its_last_round(tmp_path):
+    for number in (1, 2, 10):
+        write_nano(tmp_path / f"round_{number}" / "train" / "best")
+    (tmp_path / "round_11" / "train").mkdir(parents=True)
+    (tmp_path / "round_x" / "train" / "best").mkdir(parents=True)
+    assert model_folder(tmp_path) == tmp_path / "round_10" / "train" / "best"
+    assert completed("improve", data_of_training, f"mllm={tmp_path}").mllm.path == str(model_folder(tmp_path))
+    write_nano(tmp_path / "best")
+    assert model_folder(tmp_path) == tmp_path / "best"
