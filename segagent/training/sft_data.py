@@ -12,7 +12,7 @@ from segagent.dialogue import Dialogue
 from segagent.training.cell_mentions import SceneMentions
 from segagent.training.examples import Examples, TaskMix
 from segagent.training.generated_states import Alternating, GeneratedStates
-from segagent.training.trajectory_index import StateTable, read_states
+from segagent.training.trajectory_index import StateTable, check_files, read_states
 from segagent.training.visual_words import CellWords
 
 
@@ -29,6 +29,22 @@ def trajectory_files(config: DictConfig) -> list[str]:
             "data.trajectories=null: name trajectory files, or train on generated states alone (generated.share=1)"
         )
     return [given] if isinstance(given, str) else list(given)
+
+
+def check_examples(config: DictConfig) -> None:
+    """What can be told of the examples before the model is loaded, which takes minutes: raises `ValueError` for files
+    of trajectories that are not there, tasks and shares that cannot be."""
+    TaskMix(**config.tasks)
+    share = config.generated.share
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise ValueError(f"generated.share={share}: a share in [0, 1]")
+    if share > 0 and config.train.length_group != 1:
+        raise ValueError(
+            f"generated.share={share}: states that are made on the way have no length to be sorted by; set "
+            f"train.length_group=1 (is {config.train.length_group})"
+        )
+    if config.data.trajectories is not None or share < 1:
+        check_files(trajectory_files(config))
 
 
 def make_examples(
@@ -85,20 +101,13 @@ def with_generated(
 ) -> Examples | Alternating | GeneratedStates:
     """`generated.share` of the examples are fresh states of generated pictures. examples: None with a share of 1.
 
-    held_out: examples whose pictures are not learnt from. seen, words, mentions, needs: see `make_examples`. Raises
-    `ValueError` for a share outside [0, 1], and for lengths to group by.
+    config: passed `check_examples`. held_out: examples whose pictures are not learnt from. seen, words, mentions,
+    needs: see `make_examples`.
     """
     settings = dict(config.generated)
     share = settings.pop("share")
-    if not 0 <= share <= 1:
-        raise ValueError(f"generated.share={share}: a share in [0, 1]")
     if share == 0:
         return examples
-    if config.train.length_group != 1:
-        raise ValueError(
-            f"generated.share={share}: states that are made on the way have no length to be sorted by; set "
-            f"train.length_group=1 (is {config.train.length_group})"
-        )
     dataset = build_pictures(config)
     made = GeneratedStates(
         dataset=dataset,

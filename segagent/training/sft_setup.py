@@ -20,7 +20,7 @@ from segagent.training.collate import Collator, without_weights
 from segagent.training.examples import Examples, TaskMix
 from segagent.training.sft import Auxiliary, SftTrainer, out_of_memory_told
 from segagent.training.sft_checkpoint import SftFolder
-from segagent.training.sft_data import build_pictures, make_examples, with_generated
+from segagent.training.sft_data import build_pictures, check_examples, make_examples, with_generated
 from segagent.training.sft_network import prepare_network
 from segagent.training.sft_processes import check_sharing, is_sharded, start_processes
 from segagent.training.sft_settings import SftSettings
@@ -63,6 +63,7 @@ def make_trainer(config: DictConfig, tracker: Tracker) -> SftTrainer:
 
 
 def _trainer(config: DictConfig, settings: SftSettings, tracker: Tracker) -> SftTrainer:
+    check_examples(config)
     accelerator = start_processes(config.device, settings)
     config = copy.deepcopy(config)  # the entry keeps what the user said
     place(config, accelerator)

@@ -215,6 +215,11 @@ def check_size(dataset: Dataset, index: int, pixels: int, path: Path) -> None:
         )
 
 
+def check_files(paths: Sequence[str | Path]) -> None:
+    """Raises `ValueError` that lists the files that are not there."""
+    _complain([f"{path}: no such file" for path in paths if not Path(path).is_file()])
+
+
 def read_states(
     paths: Sequence[str | Path],
     dataset: Dataset,
@@ -233,8 +238,7 @@ def read_states(
     """
     check_limit(limit)
     files = [Path(path) for path in paths]
-    absent = [f"{path}: no such file" for path in files if not path.is_file()]
-    _complain(absent)
+    check_files(files)
     scan = _Scan(dialogue, sum(1 << TASKS.index(task) for task in tasks), min_final_iou)
     size = sum(path.stat().st_size for path in files)
     with tqdm(total=size, desc="trajectories", unit="B", unit_scale=True, delay=2, leave=False) as bar:

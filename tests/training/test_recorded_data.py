@@ -156,9 +156,7 @@ def test_a_segmenter_from_elsewhere_is_not_built(tmp_path):
     config = OmegaConf.load(tmp_path / "a.config.yaml")
     config.segmenter._target_ = "os.system"
     OmegaConf.save(config, tmp_path / "a.config.yaml")
-    with pytest.raises(
-        ValueError, match=r"a.config.yaml: segmenter is of os.system, which is none"
-    ):
+    with pytest.raises(ValueError, match=r"a.config.yaml: segmenter is of os.system, which is none"):
         completed("train", data_of_trajectories, f"data.trajectories={lines}")
 
 

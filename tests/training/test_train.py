@@ -211,6 +211,29 @@ def test_accelerate_reads_the_files_that_ship(name):
     assert read.num_processes == yaml.safe_load(path.read_text())["num_processes"] and read.mixed_precision == "bf16"
 
 
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (
+            ["data.trajectories=[nope.jsonl,gone.jsonl]"],
+            r"\(2 problems\):\nnope.jsonl: no such file\ngone.jsonl: no such",
+        ),
+        (["data.trajectories=a.jsonl", "tasks.click=-1"], "tasks.click=-1"),
+        (["data.trajectories=a.jsonl", "generated.share=true"], "generated.share=True: a share in"),
+    ],
+)
+def test_what_needs_no_model_is_refused_before_it_is_loaded(script, models, tmp_path, monkeypatch, given, said):
+    """A large one takes minutes."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_bytes((models("nano") / "config.json").read_bytes())  # without weights
+    monkeypatch.chdir(tmp_path)
+    words = [*SETTINGS, f"mllm={tmp_path / 'broken'}", f"out={tmp_path / 'run'}", *given]
+    config = compose_config("train", expand_checkpoints(words))
+    OmegaConf.resolve(config)
+    with pytest.raises(ValueError, match=said):
+        script.main(config)
+
+
 def test_generated_states_need_no_trajectories_and_their_lack_is_told(script, models, tmp_path):
     given = [f"mllm={models('nano')}", "data.trajectories=null", f"out={tmp_path / 'run'}"]
     config = compose_config(
