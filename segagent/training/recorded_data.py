@@ -49,7 +49,7 @@ def data_of_training(config: DictConfig, given: Sequence[str]) -> DictConfig:
     """Settings of scripts/improve.py with data and trajectories of the training that made the model, S_0, and with the
     segmenter of these trajectories.
 
-    given: see `data_of_trajectories`. All stays as it is where the model is no training's `best/`.
+    given: see `data_of_trajectories`. The data stays as it is where the model is no training's `best/`.
     """
     return _with_segmenter(_data_of_training(config, given), given, "improve")
 
