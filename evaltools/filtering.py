@@ -13,6 +13,7 @@ the same masks: take a slice of the training data for it, and name it as reward.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pearson": correlation,
     "spearman": lambda predicted, true: correlation(ranks(predicted), ranks(true)),
 }
+
+_FEW = 200  # masks; the precision of what is flagged is then known to some five points at best
 
 
 def announced_masks(lines: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -157,6 +160,12 @@ def main(config: DictConfig) -> int:
     if calibration is not None:
         Calibration.fit(predicted, true, fitted_number(config.reward)).save(calibration)
         print(f"calibration {calibration}")
+        if len(true) < _FEW:
+            print(
+                f"{calibration}: fitted to {len(true)} masks; thresholds that rest on so few are a guess, take "
+                f"{_FEW} or more (data.limit)",
+                file=sys.stderr,
+            )
     drop_aside(out, lines)
     return 1 if summary.skipped else 0
 

@@ -2,6 +2,7 @@
 
     python scripts/annotate.py images=DIR text="the left red cup" mllm=FOLDER out=runs/cups
     python scripts/annotate.py images=DIR texts=texts.csv mllm=FOLDER segmentation=polygons out=runs/many
+    python scripts/annotate.py data=refcocog data.root=DIR data.limit=500 mllm=FOLDER out=runs/cocog
     python scripts/annotate.py mode=refine images=DIR coco=FILE mllm=FOLDER out=runs/better
     python scripts/annotate.py mode=filter images=DIR coco=FILE mllm=FOLDER reward.calibration=FOLDER out=runs/check
 

@@ -135,7 +135,7 @@ def _filter(
         "bad_iou": config.filter.bad_iou,
         **_measured(trajectories, suspicion, config.filter.bad_iou),
     }
-    mark_suspicious(content, trajectories, suspicion)
+    mark_suspicious(content, trajectories, suspicion, numbered=not config.coco)
     write_text(out / "ranking.csv", ranking(trajectories, suspicion))
     write_sheet(
         out / "suspicious.html",

@@ -109,14 +109,19 @@ def changed_coco(path: Path, trajectories: Sequence[Trajectory], *, polygons: bo
     return content | {"annotations": annotations}
 
 
-def mark_suspicious(content: dict[str, Any], trajectories: Sequence[Trajectory], suspicion: Suspicion) -> None:
-    """Adds `suspicious` and `bad_probability` to the annotations that the samples are of."""
+def mark_suspicious(
+    content: dict[str, Any], trajectories: Sequence[Trajectory], suspicion: Suspicion, *, numbered: bool = False
+) -> None:
+    """Adds `suspicious` and `bad_probability` to the annotations that the samples are of.
+
+    numbered: of `new_coco`, whose ids are not those of the objects.
+    """
     rows = zip(trajectories, suspicion.flagged.tolist(), suspicion.chances.tolist(), strict=True)
     by_sample = {trajectory.sample_id: (trajectory.object_id, flag, chance) for trajectory, flag, chance in rows}
     for entry in content["annotations"]:
         owner, flag, chance = by_sample.get(entry.get("sample_id"), (None, None, None))
         # One that nobody worked on may bear the name that another has here.
-        if flag is not None and owner in (None, entry["id"]):
+        if flag is not None and (numbered or owner in (None, entry["id"])):
             entry["suspicious"] = flag
             entry["bad_probability"] = None if np.isnan(chance) else chance
 

@@ -10,7 +10,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from segagent.configuration import build
-from segagent.data.given_masks import GivenMasks
+from segagent.data.given_masks import GivenMasks, OwnMasks
 from segagent.data.picture_folder import PictureFolder
 from segagent.engines.work import RolloutWork
 from segagent.policies.calibration import FILE_NAME, Calibration
@@ -20,6 +20,7 @@ from segagent.types import InitKind
 from segagent.weights import checkpoint_path, shipped
 
 MODES = ("annotate", "refine", "filter")
+_OF_FILES = ("images", "text", "texts", "masks", "coco", "truth", "include")  # settings that data= takes the place of
 
 
 def check_settings(config: DictConfig) -> None:
@@ -28,23 +29,20 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(f"mode={config.mode!r}: choose {', '.join(MODES)}")
     if config.mode == "annotate" and config.init not in (InitKind.EMPTY, InitKind.BOX):
         raise ValueError(f"init={config.init!r}: choose empty or box (mode=refine begins with given masks)")
-    if config.mode == "annotate" and config.init == InitKind.BOX and not config.coco:
-        raise ValueError("init=box: boxes are those of a COCO file; say coco=FILE, or init=empty")
+    if config.mode == "annotate" and config.init == InitKind.BOX and not config.coco and config.data is None:
+        raise ValueError("init=box: boxes are those of a COCO file or of data; say coco=FILE, or init=empty")
     if config.segmentation not in ("rle", "polygons"):
         raise ValueError(f"segmentation={config.segmentation!r}: choose rle or polygons")
     if config.coco_text not in ("category", "caption"):
         raise ValueError(f"coco_text={config.coco_text!r}: choose category or caption")
-    if not config.images:
-        raise ValueError("images: not given; say images=DIR, the folder of the pictures")
-    if not Path(config.images).is_dir():
-        raise ValueError(f"{config.images}: no such folder (images)")
-    if config.coco and (config.text or config.texts or config.masks):
-        raise ValueError("coco: brings its own texts and masks; leave out text, texts and masks")
-    if config.mode != "annotate" and not (config.coco or config.masks):
-        raise ValueError(f"mode={config.mode}: works on given masks; say coco=FILE, or masks=DIR")
-    # A folder is searched for pictures, and would find the masks that a run leaves in it.
-    if not config.coco and Path(config.out).resolve().is_relative_to(Path(config.images).resolve()):
-        raise ValueError(f"out={config.out}: lies in the folder of the pictures, {config.images}; choose another one")
+    if config.data is None:
+        _check_files(config)
+    else:
+        given = [name for name in (*_OF_FILES, "limit") if config[name] is not None]
+        if given:
+            raise ValueError(
+                f"data: brings its own pictures, texts and masks; leave out {', '.join(given)} (data.limit=N: fewer)"
+            )
     for name in ("precision", "bad_iou"):
         if not 0 < config.filter[name] <= 1:
             raise ValueError(f"filter.{name}={config.filter[name]}: in (0, 1], e.g. 0.9")
@@ -59,8 +57,24 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(f"text={config.text}: is read as no text; quote it: \"text='{config.text}'\"")
 
 
+def _check_files(config: DictConfig) -> None:
+    if not config.images:
+        raise ValueError("images: not given; say images=DIR, the folder of the pictures, or data=NAME, a data source")
+    if not Path(config.images).is_dir():
+        raise ValueError(f"{config.images}: no such folder (images)")
+    if config.coco and (config.text or config.texts or config.masks):
+        raise ValueError("coco: brings its own texts and masks; leave out text, texts and masks")
+    if config.mode != "annotate" and not (config.coco or config.masks):
+        raise ValueError(f"mode={config.mode}: works on given masks; say coco=FILE, masks=DIR, or data=NAME")
+    # A folder is searched for pictures, and would find the masks that a run leaves in it.
+    if not config.coco and Path(config.out).resolve().is_relative_to(Path(config.images).resolve()):
+        raise ValueError(f"out={config.out}: lies in the folder of the pictures, {config.images}; choose another one")
+
+
 def source_of(config: DictConfig) -> DictConfig:
-    """The settings of the samples: annotations of a COCO file, or a folder of pictures."""
+    """The settings of the samples: of a data source, of annotations of a COCO file, or of a folder of pictures."""
+    if config.data is not None:
+        return config.data if config.mode == "annotate" else _made(OwnMasks, dataset=config.data)
     shared = {"images": config.images, "truth": config.truth, "include": config.include, "limit": config.limit}
     if config.coco:
         return _made(GivenMasks, annotations=config.coco, text=config.coco_text, crowd=config.crowd, **shared)

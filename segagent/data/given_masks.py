@@ -1,9 +1,11 @@
-"""Annotations of a COCO file as masks that are given, not as the truth -> samples to refine, to filter, to do anew."""
+"""Annotations, of a COCO file or of any data source, as masks that are given, not as the truth -> samples to refine, to
+filter, to do anew."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from segagent.data.base import Dataset
 from segagent.data.coco import Coco
 from segagent.masks import bounding_box
 from segagent.types import Sample
@@ -50,3 +52,24 @@ class GivenMasks:
         sample = self._given[index]
         true = None if self._true is None else self._true[self._places[sample.sample_id]].target
         return replace(sample, mask=sample.target, target=true, box=sample.box or bounding_box(sample.target))
+
+
+class OwnMasks:
+    """The samples of a data source whose masks are given (`Sample.mask`); nothing is known to be true. A box that the
+    source does not say is that of the given mask."""
+
+    def __init__(self, *, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def sample_id(self, index: int) -> str:
+        return self._dataset.sample_id(index)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises `ValueError` for a sample without a mask."""
+        sample = self._dataset[index]
+        if sample.target is None:
+            raise ValueError(f"{sample.sample_id}: has no mask; what is to be refined or filtered needs one")
+        return replace(sample, mask=sample.target, target=None, box=sample.box or bounding_box(sample.target))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from segagent.annotation.job import annotate_config
 from segagent.annotation.outputs import changed_coco, segmentation_of
 from segagent.annotation.sources import calibration_of, check_settings, policy_of, work_of
 from segagent.configuration import compose_config
+from segagent.data.given_masks import OwnMasks
+from segagent.data.refshapes import RefShapes
 from segagent.data.trajectories import read_trajectories
 from segagent.entry import expand_checkpoints
 from segagent.masks import encode_rle, iou
@@ -61,11 +64,15 @@ def world(tmp_path_factory):
     return root
 
 
-def do(out, *settings):
+def composed(out, *settings):
     fast = ("segmenter=graphcut", "segmenter.max_pixels=2000", "rollout.max_clicks=3", "device=cpu", "batch_size=4")
     config = compose_config("annotate", expand_checkpoints([f"out={out}", *fast, *settings]))
     OmegaConf.resolve(config)
-    return annotate_config(config)
+    return config
+
+
+def do(out, *settings):
+    return annotate_config(composed(out, *settings))
 
 
 NOISY = ("proposer=noisy_oracle", "reward=true_iou", "search.k=2")
@@ -165,6 +172,57 @@ def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path, capsys)
         do(tmp_path / "x", *settings, "mode=filter", calibrated)
 
 
+SHAPES = ("data=refshapes", "data.size=128", "data.limit=3")
+
+
+def test_a_data_source_is_annotated_from_its_texts_and_measured(tmp_path):
+    figures, done = do(tmp_path / "o", *SHAPES, "policy=oracle", "rollout.max_clicks=2", "init=box")
+    assert figures["n"] == 3 and not done.skipped and figures["mean_true_iou"] > figures["mean_true_iou_before"] > 0
+    content = COCO(tmp_path / "o" / "annotations.json")
+    samples = list(RefShapes(split="val", size=128, limit=3))
+    assert [one["caption"] for one in content.anns.values()] == [sample.text for sample in samples]
+    assert {one["file_name"] for one in content.imgs.values()} == {sample.image_name for sample in samples}
+    for sample in samples:
+        mask = np.asarray(Image.open(tmp_path / "o" / "masks" / f"{sample.sample_id}.png")) > 0
+        assert iou(mask, sample.target) > 0.3
+
+
+def test_the_masks_of_a_data_source_are_judged_as_given_ones(tmp_path, monkeypatch):
+    """None is known to be true; each annotation gets its own verdict, whatever its object is called."""
+    monkeypatch.setattr(PredictedIou, "score", lambda self, states, replies: [state.mask.mean() for state in states])
+    monkeypatch.setattr("segagent.policies.simulated.Random.announces_iou", True)
+    samples = list(RefShapes(split="val", size=128, limit=3))
+    shares = {sample.sample_id: float(sample.target.mean()) for sample in samples}
+    bound = sorted(shares.values())[0] + 1e-6
+    figures, _ = do(tmp_path / "f", *SHAPES, "mode=filter", f"filter.threshold={bound}", "proposer=random")
+    assert figures["n_suspicious"] == 1 and "n_bad" not in figures
+    entries = json.loads((tmp_path / "f" / "annotations.json").read_text())["annotations"]
+    assert {one["sample_id"]: one["suspicious"] for one in entries} == {
+        name: share < bound for name, share in shares.items()
+    }
+    for one, sample in zip(entries, samples, strict=True):
+        assert one["segmentation"] == encode_rle(sample.target)
+    assert all(one.init_iou is None for one in read_trajectories(tmp_path / "f" / "trajectories.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "more", ["images=DIR", "text=it", "coco=f.json", "masks=DIR", "truth=DIR", "include=x", "limit=3"]
+)
+def test_data_takes_the_place_of_files(tmp_path, more):
+    config = composed(tmp_path / "o", *SHAPES, more)
+    with pytest.raises(ValueError, match=rf"data: brings its own .* leave out {more.partition('=')[0]} \(data.limit=N"):
+        check_settings(config)
+
+
+def test_a_sample_without_a_mask_cannot_be_judged():
+    class Unlabelled(RefShapes):
+        def __getitem__(self, index):
+            return replace(super().__getitem__(index), target=None)
+
+    with pytest.raises(ValueError, match="refshapes/val/0/000000: has no mask; what is to be refined or filtered"):
+        OwnMasks(dataset=Unlabelled(size=128, limit=1))[0]
+
+
 def test_broken_pictures_are_skipped_and_told(world, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
@@ -185,7 +243,7 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (["mode=guess"], "choose annotate, refine, filter"),
         (["images=null"], "say images=DIR"),
         (["images=none"], "none: no such folder"),
-        (["mode=filter"], "say coco=FILE, or masks=DIR"),
+        (["mode=filter"], "say coco=FILE, masks=DIR, or data=NAME"),
         (["coco=x.json"], "leave out text, texts and masks"),
         (["coco=x.json", "text=null", "texts=t.json"], "leave out text, texts and masks"),
         (["coco=x.json", "text=null", "masks=m"], "leave out text, texts and masks"),

@@ -43,7 +43,7 @@ def test_the_true_iou_as_reward_makes_no_mistake(script, tmp_path, capsys):
     assert "precision" in capsys.readouterr().out
 
 
-def test_a_calibration_is_fitted_to_what_is_told(script, tmp_path, monkeypatch):
+def test_a_calibration_is_fitted_to_what_is_told(script, tmp_path, monkeypatch, capsys):
     """An annotator tells no IoU; here it tells the square of the true one, which the calibration undoes."""
 
     def squared(self, states, replies):
@@ -54,7 +54,7 @@ def test_a_calibration_is_fitted_to_what_is_told(script, tmp_path, monkeypatch):
     given = ("reward=predicted_iou", f"calibration_out={tmp_path}")
     assert script.main(composed(tmp_path / "f.json", *given)) == 0
     calibration = Calibration.load(tmp_path)
-    assert calibration.number == "greedy"
+    assert calibration.number == "greedy" and "fitted to 6 masks; thresholds" in capsys.readouterr().err
     for one in read_trajectories(tmp_path / "f.trajectories.jsonl"):
         assert calibration(one.extras["pred_iou"]) == pytest.approx(one.init_iou)
 
