@@ -1,4 +1,4 @@
-"""Models that began alike -> one model whose weights are the mean of theirs, which is often better than each.
+"""Models that began alike -> one model whose weights are the mean of theirs, which can be better than each of them.
 
 python scripts/average.py "models=[runs/a,runs/b]" "shares=[0.6,0.4]" out=runs/mean
 """

@@ -30,7 +30,9 @@ def check_settings(config: DictConfig) -> None:
     if config.mode == "annotate" and config.init not in (InitKind.EMPTY, InitKind.BOX):
         raise ValueError(f"init={config.init!r}: choose empty or box (mode=refine begins with given masks)")
     if config.mode == "annotate" and config.init == InitKind.BOX and not config.coco and config.data is None:
-        raise ValueError("init=box: boxes are those of a COCO file or of data; say coco=FILE, or init=empty")
+        raise ValueError(
+            "init=box: boxes are those of a COCO file or of data; say coco=FILE or data=NAME, or init=empty"
+        )
     if config.segmentation not in ("rle", "polygons"):
         raise ValueError(f"segmentation={config.segmentation!r}: choose rle or polygons")
     if config.coco_text not in ("category", "caption"):
@@ -92,7 +94,10 @@ def policy_of(config: DictConfig) -> DictConfig:
             "given ones; choose reward=predicted_iou"
         )
     if config.mode == "filter" and get_class(config.reward._target_) is TrueIou and not config.truth:
-        raise ValueError("mode=filter: reward=true_iou needs truth=, the right masks; reward=predicted_iou does not")
+        raise ValueError(
+            "mode=filter: reward=true_iou needs truth=, the right masks, which only coco= and masks= have beside the "
+            "given ones; reward=predicted_iou does not"
+        )
     if config.mode == "filter":
         parts = {"proposer": config.proposer, "reward": config.reward}
         replies = config.search.k if config.reward.get("statistic") == "mean" else 1

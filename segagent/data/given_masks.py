@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from segagent.data.base import Dataset
 from segagent.data.coco import Coco
 from segagent.masks import bounding_box
@@ -50,13 +52,11 @@ class GivenMasks:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._given[index]
-        true = None if self._true is None else self._true[self._places[sample.sample_id]].target
-        return replace(sample, mask=sample.target, target=true, box=sample.box or bounding_box(sample.target))
+        return _as_given(sample, None if self._true is None else self._true[self._places[sample.sample_id]].target)
 
 
 class OwnMasks:
-    """The samples of a data source whose masks are given (`Sample.mask`); nothing is known to be true. A box that the
-    source does not say is that of the given mask."""
+    """The samples of any data source whose masks are given, as of a `GivenMasks` without `truth`."""
 
     def __init__(self, *, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -72,4 +72,9 @@ class OwnMasks:
         sample = self._dataset[index]
         if sample.target is None:
             raise ValueError(f"{sample.sample_id}: has no mask; what is to be refined or filtered needs one")
-        return replace(sample, mask=sample.target, target=None, box=sample.box or bounding_box(sample.target))
+        return _as_given(sample, None)
+
+
+def _as_given(sample: Sample, true: np.ndarray | None) -> Sample:
+    """true: `[H, W]` bool, the target to measure by, None where nothing is known to be true."""
+    return replace(sample, mask=sample.target, target=true, box=sample.box or bounding_box(sample.target))

@@ -1,6 +1,6 @@
 """Models that began alike -> one model whose weights are the mean of theirs.
 
-Of networks that were trained on from the same weights, with other data, orders or rates, the mean is often better than
+Of networks that were trained on from the same weights, with other data, orders or rates, the mean can be better than
 each of them, at the cost of one (Wortsman et al., "Model soups", 2022; along one training: Izmailov et al., "Averaging
 weights leads to wider optima", 2018). Statistics of a batch norm are averaged as well, which only comes near those of
 the mean: some steps of training at a low rate make them right.

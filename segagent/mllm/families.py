@@ -16,9 +16,11 @@ def model_folder(folder: str | Path) -> Path:
     folder = Path(folder)
     if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
         return folder
+    if (folder / "best").is_dir():
+        return folder / "best"
+    # The layout is that of improvement/folder.py.
     rounds = [path for path in folder.glob("round_*/train/best") if path.parents[1].name[6:].isdecimal()]
-    last = max(rounds, key=lambda path: int(path.parents[1].name[6:]), default=folder)
-    return folder / "best" if (folder / "best").is_dir() else last
+    return max(rounds, key=lambda path: int(path.parents[1].name[6:]), default=folder)
 
 
 def family_of(folder: str | Path) -> str:

@@ -73,26 +73,30 @@ def _with_segmenter(config: DictConfig, given: Sequence[str], entry: str) -> Dic
     if named or "segmenter" not in config or config.data.trajectories is None:
         return config
     begun = _begun(config, entry, "segmenter")
-    found = _beside_trajectories(config, "segmenter") if begun is None else {Path(): begun}
-    for settings in found.values():
-        if "device" in settings:  # that of then, maybe of another machine
-            settings.device = config.device
-    if not found:
+    segmenter = _of_trajectories(config) if begun is None else begun
+    if segmenter is None:
         return config
-    file, segmenter = next(iter(found.items()))
-    other = next((path for path, settings in found.items() if settings != segmenter), None)
-    if other is not None:
-        print(f"segmenter: that of {file} is not that of {other}; the default one clicks", file=sys.stderr)
-        return config
-    if begun is None:
-        print(f"segmenter: as in {file} ({_class_of(segmenter)})", file=sys.stderr)
     changed = config.copy()
     changed.segmenter = segmenter
+    if "device" in segmenter:  # that of then is maybe of another machine
+        changed.segmenter.device = config.device
     return changed
 
 
-def _class_of(settings: DictConfig) -> str:
-    return settings._target_.removesuffix(".from_checkpoint").rpartition(".")[2]
+def _of_trajectories(config: DictConfig) -> DictConfig | None:
+    """The segmenter of all their files, told on stderr; None where none is known, or they differ, which is told too."""
+    found = _beside_trajectories(config, "segmenter")
+    if not found:
+        return None
+    file, segmenter = next(iter(found.items()))
+    alike = {**segmenter, "device": None}
+    other = next((path for path, settings in found.items() if {**settings, "device": None} != alike), None)
+    if other is not None:
+        print(f"segmenter: that of {file} is not that of {other}; the default one clicks", file=sys.stderr)
+        return None
+    name = segmenter._target_.removesuffix(".from_checkpoint").rpartition(".")[2]
+    print(f"segmenter: as in {file} ({name})", file=sys.stderr)
+    return segmenter
 
 
 def _names_data(given: Sequence[str]) -> bool:

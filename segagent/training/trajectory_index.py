@@ -232,9 +232,8 @@ def read_states(
     """The states of all files that at least one of `tasks` fits.
 
     dataset: the pictures, found by sample id. min_final_iou: leave out trajectories that end below it. limit: read the
-    first so many trajectories only. Raises
-    `ValueError` that lists all problems: files and pictures that are not there, lines that are no trajectory, replies
-    of another dialogue; and when no state is left.
+    first so many trajectories only. Raises `ValueError` that lists all problems: files and pictures that are not there,
+    lines that are no trajectory, replies of another dialogue; and when no state is left.
     """
     check_limit(limit)
     files = [Path(path) for path in paths]

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from segagent.configuration import compose_config
 from segagent.entry import expand_checkpoints
+from segagent.improvement.folder import RoundFolder
 from segagent.mllm.families import model_folder
 from segagent.mllm.testing import write_nano
 from segagent.training.recorded_data import data_of_training, data_of_trajectories
@@ -71,12 +72,13 @@ def test_files_of_different_data_are_refused(tmp_path):
         completed("train", data_of_trajectories, f"data.trajectories=[{first},{second}]")
 
 
-def test_a_file_from_elsewhere_does_not_say_what_is_run_here(tmp_path):
+@pytest.mark.parametrize("part", ["data", "segmenter"])
+def test_a_file_from_elsewhere_does_not_say_what_is_run_here(tmp_path, part):
     lines = record(tmp_path)
     config = OmegaConf.load(tmp_path / "a.config.yaml")
-    config.data._target_ = "os.system"
+    config[part]._target_ = "os.system"
     OmegaConf.save(config, tmp_path / "a.config.yaml")
-    with pytest.raises(ValueError, match=r"a.config.yaml: data is of os.system, which is none of configs/data"):
+    with pytest.raises(ValueError, match=f"a.config.yaml: {part} is of os.system, which is none of configs/{part}"):
         completed("train", data_of_trajectories, f"data.trajectories={lines}")
 
 
@@ -135,6 +137,10 @@ def test_the_segmenter_of_s_0s_trajectories_rolls_out(tmp_path):
 
 def test_segmenters_that_differ_are_told_and_the_default_one_clicks(tmp_path, capsys):
     first = record(tmp_path, words=[*SIMULATED, *NANO])
+    elsewhere = record(tmp_path, "c", words=[*SIMULATED, *NANO, "device=cuda:3"])
+    assert (
+        completed("train", data_of_trajectories, f"data.trajectories=[{first},{elsewhere}]").segmenter.device == "auto"
+    )
     second = record(tmp_path, "b", words=[*SIMULATED, "segmenter=graphcut"])
     config = completed("improve", data_of_training, f"data.trajectories=[{first},{second}]")
     assert config.segmenter.threshold == 0.49
@@ -151,21 +157,12 @@ def test_a_run_that_is_gone_on_with_keeps_its_segmenter(tmp_path, capsys):
     assert "passes" in data_of_training(config, [*given, out]).segmenter and "segmenter" not in capsys.readouterr().err
 
 
-def test_a_segmenter_from_elsewhere_is_not_built(tmp_path):
-    lines = record(tmp_path)
-    config = OmegaConf.load(tmp_path / "a.config.yaml")
-    config.segmenter._target_ = "os.system"
-    OmegaConf.save(config, tmp_path / "a.config.yaml")
-    with pytest.raises(ValueError, match=r"a.config.yaml: segmenter is of os.system, which is none"):
-        completed("train", data_of_trajectories, f"data.trajectories={lines}")
-
-
 def test_the_folder_of_an_improvement_means_the_model_of_its_last_round(tmp_path):
     for number in (1, 2, 10):
-        write_nano(tmp_path / f"round_{number}" / "train" / "best")
+        write_nano(RoundFolder(tmp_path, number).model)
     (tmp_path / "round_11" / "train").mkdir(parents=True)
     (tmp_path / "round_x" / "train" / "best").mkdir(parents=True)
-    assert model_folder(tmp_path) == tmp_path / "round_10" / "train" / "best"
+    assert model_folder(tmp_path) == RoundFolder(tmp_path, 10).model
     assert completed("improve", data_of_training, f"mllm={tmp_path}").mllm.path == str(model_folder(tmp_path))
     write_nano(tmp_path / "best")
     assert model_folder(tmp_path) == tmp_path / "best"
