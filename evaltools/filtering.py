@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.utils import get_class
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
@@ -29,7 +30,7 @@ from segagent.engines.work import run_config
 from segagent.entry import beside, claim_output, drop_aside, run_entry, write_text
 from segagent.metrics import score
 from segagent.metrics.statistics import correlation, hits, ranks
-from segagent.policies.calibration import FILE_NAME, Calibration, reliability
+from segagent.policies.calibration import Calibration, reliability
 
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "mae": lambda predicted, true: float(100 * np.abs(predicted - true).mean()),
@@ -91,7 +92,7 @@ def calibration_file(config: DictConfig) -> Path | None:
     target = Path(config.calibration_out)
     if not target.is_dir() and not target.suffix:
         raise ValueError(f"calibration_out={target}: no such folder; make it first, or name a file, {target}.json")
-    target = target / FILE_NAME if target.is_dir() else target
+    target = target / get_class(config.reward._target_).calibration_file if target.is_dir() else target
     if not target.parent.is_dir():
         raise ValueError(f"calibration_out={config.calibration_out}: there is no folder {target.parent}; make it first")
     if target.exists() and not (config.overwrite or config.resume):

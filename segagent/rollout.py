@@ -23,15 +23,18 @@ from segagent.types import InitKind, RefusedError, Sample, State, Trajectory
 
 def finish(states: Sequence[State], policy: Policy | TreeSearch, environment: Environment) -> list[State]:
     """Carries states on until every one has ended; a search also tries what it then leaves."""
-    search = _search(policy)
+    search = _search(policy, environment)
     trees = search.plant(states)
     while _turn(search, trees, environment):
         pass
     return [tree.result() for tree in trees]
 
 
-def _search(policy: Policy | TreeSearch) -> Line | TreeSearch:
-    return policy if isinstance(policy, TreeSearch) else Line(policy)
+def _search(policy: Policy | TreeSearch, environment: Environment) -> Line | TreeSearch:
+    if not isinstance(policy, TreeSearch):
+        return Line(policy)
+    policy.enter(environment)
+    return policy
 
 
 def _turn(search: Line | TreeSearch, trees: Sequence[Tree], environment: Environment) -> int:
@@ -171,7 +174,7 @@ def rollout(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1")
-    search = _search(policy)
+    search = _search(policy, environment)
     arrivals = _Arrivals(samples, search, environment, init=init, keep=batch_size, on_unsound=on_unsound)
     places: list[_Place] = []
     waiting: dict[int, Trajectory | None] = {}  # None: of a sample that is left out

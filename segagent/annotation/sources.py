@@ -13,9 +13,10 @@ from segagent.configuration import build
 from segagent.data.given_masks import GivenMasks, OwnMasks
 from segagent.data.picture_folder import PictureFolder
 from segagent.engines.work import RolloutWork
-from segagent.policies.calibration import FILE_NAME, Calibration
+from segagent.policies.calibration import Calibration
 from segagent.policies.reward_model import SegmenterScore, TrueIou
 from segagent.policies.search import Beam, TreeSearch
+from segagent.policies.second_opinion import SecondOpinion
 from segagent.types import InitKind
 from segagent.weights import checkpoint_path, shipped
 
@@ -103,6 +104,12 @@ def policy_of(config: DictConfig) -> DictConfig:
         replies = config.search.k if config.reward.get("statistic") == "mean" else 1
         return _made(Beam, k=replies, budget=0, keep_candidates=False, **parts)
     policy = get_class(config.policy._target_)
+    second = issubclass(policy, TreeSearch) and get_class(config.reward._target_) is SecondOpinion
+    if config.mode == "annotate" and second and config.init == InitKind.EMPTY:
+        raise ValueError(
+            "mode=annotate: reward=second_opinion judges masks that are given, of which there are none; choose "
+            "reward=expected_iou"
+        )
     if config.mode == "refine" and not issubclass(policy, TreeSearch):
         raise ValueError(
             f"mode=refine: {policy.__name__} judges no mask, so that a worse one could be returned; choose "
@@ -145,7 +152,7 @@ def with_own_calibration(config: DictConfig) -> DictConfig:
     # Of a model on a server or a hub nothing is known; a judge has numbers of its own.
     local = path is not None and (str(path) in shipped() or Path(path).is_dir())
     known = takes_one and local and reward.judge is None
-    file = checkpoint_path(path) / FILE_NAME if known else None
+    file = checkpoint_path(path) / get_class(reward._target_).calibration_file if known else None
     if file is None or not file.is_file() or Calibration.load(file).number != build(reward, judge=None).named:
         print(
             "filter: masks are ranked and none is flagged; that takes a calibration (reward.calibration=FILE, which "
@@ -162,6 +169,6 @@ def calibration_of(config: DictConfig) -> Calibration | None:
     file = config.reward.get("calibration") if config.mode == "filter" else None
     if file is None:
         return None
-    calibration = Calibration.load(file)
+    calibration = Calibration.load(file, get_class(config.reward._target_).calibration_file)
     calibration.reaching(config.filter.bad_iou)
     return calibration

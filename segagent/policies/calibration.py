@@ -90,13 +90,13 @@ class Calibration:
         os.replace(partial, path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """From a file, or from `iou_calibration.json` in a folder (of a checkpoint that ships its name will do).
+    def load(cls, path: str | Path, name: str = FILE_NAME) -> Self:
+        """From a file, or from the one of this name in a folder (of a checkpoint that ships its name will do).
 
         Raises `ValueError` when it is none of ours.
         """
         path = checkpoint_path(path) if str(path) in shipped() else Path(path)
-        path = path / FILE_NAME if path.is_dir() else path
+        path = path / name if path.is_dir() else path
         try:
             knots = json.loads(path.read_text(encoding="utf-8"))
             return cls(knots["predicted"], knots["true"], number=knots.get("number"), pairs=knots.get("pairs"))

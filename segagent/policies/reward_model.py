@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from segagent.policies.base import Policy
-from segagent.policies.calibration import Calibration
+from segagent.policies.calibration import FILE_NAME, Calibration
 from segagent.types import Action, State
 
 
@@ -19,7 +19,8 @@ class RewardModel(Protocol):
     """reads_replies: whether `score` wants what the proposer said of each state; if so, one call of the proposer serves
     reward and next actions. reads_all_replies: whether the first one of a state is not enough; may be missing.
     expected_iou: whether it wants the IoU that these replies announce as an expectation over
-    the model's probabilities (`Agent.propose`); may be missing."""
+    the model's probabilities (`Agent.propose`); may be missing. enter(environment, proposer): is told where the search
+    goes on, before its first turn; may be missing, as may statistics(), what it counted."""
 
     reads_replies: bool
 
@@ -37,6 +38,8 @@ class PredictedIou:
     replies are there anyway. calibration: file of `Calibration`, or the folder of the checkpoint that holds it, fitted
     on the same number; None: as announced.
     """
+
+    calibration_file = FILE_NAME  # its name in the folder of a checkpoint
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class PredictedIou:
         self.reads_replies = judge is None
         self.reads_all_replies = statistic == "mean"
         self.expected_iou = number == "expected"
-        self.calibration = None if calibration is None else Calibration.load(calibration)
+        self.calibration = None if calibration is None else Calibration.load(calibration, self.calibration_file)
         fitted = self.calibration.number if self.calibration else None
         if fitted not in (None, self.named):
             raise ValueError(
@@ -74,11 +77,17 @@ class PredictedIou:
         return "mean" if self.statistic == "mean" else self.number
 
     def score(self, states: Sequence[State], replies: Sequence[Sequence[Action]] | None) -> list[float | None]:
+        return self.calibrated(self.announced(states, replies))
+
+    def announced(self, states: Sequence[State], replies: Sequence[Sequence[Action]] | None) -> list[float | None]:
+        """The IoU that is told of each state, as it is told."""
         if self.judge is not None:
             replies = self.judge.propose(states, **({"expected_iou": True} if self.expected_iou else {}))
-        values = [self._value(actions) for actions in replies]
+        return [self._value(actions) for actions in replies]
+
+    def calibrated(self, values: Sequence[float | None]) -> list[float | None]:
         if self.calibration is None:
-            return values
+            return list(values)
         return [None if value is None else self.calibration(value) for value in values]
 
     def _value(self, actions: Sequence[Action]) -> float | None:

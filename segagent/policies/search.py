@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from segagent.environment import Environment
 from segagent.policies.base import Policy
 from segagent.policies.reward_model import RewardModel
 from segagent.policies.tree import Limits, Move, Node, Tree
@@ -109,11 +110,18 @@ class TreeSearch(ABC):
         """Counts since this object was made: `search_states_seen`, states shown to the proposer, each a prompt pass;
         `search_policy_calls`, in so many calls; `search_clicks`, states through the segmenter; `search_segmenter_calls`
         the same; `search_rewards`, masks judged; `search_coinciding`, candidates and outcomes that were like another
-        one and cost nothing more; `search_unparsable`, candidates that nobody could read, beside others that were."""
+        one and cost nothing more; `search_unparsable`, candidates that nobody could read, beside others that were.
+        And what the reward counts, if it counts."""
         names = ("states_seen", "policy_calls", "clicks", "segmenter_calls", "rewards", "coinciding", "unparsable")
-        return {f"search_{name}": self.counts[name] for name in names}
+        counts = {f"search_{name}": self.counts[name] for name in names}
+        return counts | (self.reward.statistics() if hasattr(self.reward, "statistics") else {})
 
     # --- what the loop calls --------------------------------------------------------------------------------------
+
+    def enter(self, environment: Environment) -> None:
+        """Where all that follows takes place; for a reward that makes moves of its own."""
+        if hasattr(self.reward, "enter"):
+            self.reward.enter(environment, self.proposer)
 
     # Where the reward stands in the replies, what is new is judged when the moves are asked for: one call of the
     # proposer then serves old trees and fresh ones. Other rewards are given at once: a tree that ends leaves at once.

@@ -21,6 +21,7 @@ from segagent.entry import expand_checkpoints
 from segagent.masks import encode_rle, iou
 from segagent.policies.calibration import FILE_NAME, Calibration
 from segagent.policies.reward_model import PredictedIou
+from segagent.policies.second_opinion import SecondOpinion
 from segagent.types import InitKind, Trajectory
 
 SIZE = (36, 48)
@@ -172,6 +173,25 @@ def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path, capsys)
         do(tmp_path / "x", *settings, "mode=filter", calibrated)
 
 
+def test_a_filter_with_a_second_opinion_has_a_calibration_of_its_own(world, tmp_path, capsys):
+    from segagent.mllm import testing
+
+    testing.write_nano(tmp_path / "nano")
+    settings = (f"images={world}/images", f"masks={world}/masks", "text=red star", f"mllm={tmp_path / 'nano'}")
+    second = ("mode=filter", "reward=second_opinion", "reward.clicks=1", "proposer.max_new_tokens=4")
+    Calibration([0.0, 1.0], [0.1, 0.9], number="expected").save(tmp_path / "nano" / FILE_NAME)
+    figures, done = do(tmp_path / "raw", *settings, *second)
+    assert figures["n_unjudged"] == 0 and figures["n_suspicious"] == 0 and done.statistics["opinion_states_seen"] == 6
+    assert "masks are ranked and none is flagged" in capsys.readouterr().err, "that of another number is not taken"
+    told = [one.extras["pred_iou"] for one in read_trajectories(tmp_path / "raw" / "trajectories.jsonl")]
+    own = Calibration.fit(sorted(told), [0.1, 0.2, 0.3, 0.8, 0.9, 1.0], "expected-or-agreement-1")
+    own.save(tmp_path / "nano" / SecondOpinion.calibration_file)
+    figures, _ = do(tmp_path / "own", *settings, *second)
+    assert f"calibrated by {tmp_path / 'nano' / SecondOpinion.calibration_file}" in capsys.readouterr().err
+    named = f"reward.calibration={tmp_path / 'nano'}"
+    assert do(tmp_path / "named", *settings, *second, named)[0] == figures and figures["n_suspicious"] == 3
+
+
 SHAPES = ("data=refshapes", "data.size=128", "data.limit=3")
 
 
@@ -257,6 +277,7 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (["filter.shown=-1"], r"filter\.shown=-1: 0 or more"),
         (["text="], "text: is empty; say what to segment"),
         (["init=box"], "init=box: boxes are those of a COCO file"),
+        (["reward=second_opinion"], "mode=annotate: reward=second_opinion judges masks that are given"),
         (
             ["text=null", "mode=filter", "coco={world}/given.json", "reward=segmenter_score"],
             "speaks only of masks that",
