@@ -184,7 +184,7 @@ def test_a_filter_with_a_second_opinion_has_a_calibration_of_its_own(world, tmp_
     assert figures["n_unjudged"] == 0 and figures["n_suspicious"] == 0 and done.statistics["opinion_states_seen"] == 6
     assert "masks are ranked and none is flagged" in capsys.readouterr().err, "that of another number is not taken"
     told = [one.extras["pred_iou"] for one in read_trajectories(tmp_path / "raw" / "trajectories.jsonl")]
-    own = Calibration.fit(sorted(told), [0.1, 0.2, 0.3, 0.8, 0.9, 1.0], "expected-or-agreement-1")
+    own = Calibration.fit(sorted(told), [0.1, 0.2, 0.3, 0.8, 0.9, 1.0], "expected-or-agreement-8x1")
     own.save(tmp_path / "nano" / SecondOpinion.calibration_file)
     figures, _ = do(tmp_path / "own", *settings, *second)
     assert f"calibrated by {tmp_path / 'nano' / SecondOpinion.calibration_file}" in capsys.readouterr().err

@@ -30,7 +30,8 @@ SETTINGS = [
     f'datasets=["refshapes: {SMALL}","thin: {SMALL} data.subset=refshapes-thin"]', "easy=refshapes", "hard=thin",
     "segmenter=graphcut", "segmenter.max_pixels=1024", "limit=3", "hard_limit=2", "max_clicks=2", "hard_max_clicks=2",
     f'filtering.data="{SMALL}"', f'filtering.train="{SMALL} data.split=train"', "filtering.limit=4",
-    "filtering.train_limit=4", "filtering.numbers=[expected]", "complexity.limit=2", "complexity.max_clicks=3",
+    "filtering.train_limit=4", "filtering.numbers=[expected]", "filtering.attempts=2",
+    "complexity.limit=2", "complexity.max_clicks=3",
     "cost.limit=2", "cost.repeats=2", "cost.batch_size=2", "resamples=50", "device=cpu", "batch_size=4", "title=Tiny",
     f'training.data="{SMALL}"', f'training.simulate="{SMALL} data.split=train"', "training.limit=2",
     f'training.settings="{TRAINED}"', "training.samples=2", "training.seeds=[0,1]", "training.colors=[nano_red]",
@@ -108,7 +109,11 @@ def test_numbers_are_those_of_the_runs(made):
     cost = json.loads((made / "cells/cost/k3_1.metrics.json").read_text())
     assert section(made, "cost").tables[0].rows[1][2] == f"{cost['search_states_seen'] / 2:.2f}"
     filtering = json.loads((made / "cells/filtering/expected.json").read_text())
-    assert section(made, "table3").tables[0].rows[0][2].startswith(f"{filtering['mae']:.2f} [")
+    rows = section(made, "table3").tables[0].rows
+    assert rows[0][2].startswith(f"{filtering['mae']:.2f} [")
+    second = json.loads((made / "cells/filtering/second_opinion.json").read_text())
+    assert [row[0] for row in rows[2:]] == ["second opinion, as announced", "second opinion, calibrated"]
+    assert rows[2][2].startswith(f"{second['mae']:.2f} [") and second["opinion_states_seen"]
 
 
 def test_one_click_is_what_a_run_of_one_click_makes(made, script, tmp_path):

@@ -79,6 +79,27 @@ def test_the_attempt_takes_its_own_number_of_clicks_and_all_samples_go_together(
     assert counts["search_states_seen"] == 4
 
 
+class Wandering(Clicker):
+    """Its candidates lie apart: the middle of the target, that once more, the upper left corner, an end."""
+
+    def propose(self, states, num_candidates=1, expected_iou=False):
+        first = [row[0] for row in super().propose(states)]
+        corner = Action(click=Click(0, 0), text="...", predicted_iou=self.said)
+        end = Action(end=EndReason.FINISHED, text="Finish", predicted_iou=self.said)
+        return [[one, one, corner, end][:num_candidates] for one in first]
+
+
+def test_the_attempt_that_agrees_best_counts_at_its_best_step(discs, dataset_of):
+    environment, samples = Environment(segmenter=discs), list(dataset_of(2))
+    corner = [environment.step(environment.start(one), Action(click=Click(0, 0))).mask for one in samples]
+    states = [environment.start(one, mask) for one, mask in zip(samples, corner, strict=True)]
+    alone, _ = judged(environment, states, Wandering(said=0.1), attempts=2, clicks=2)
+    several, search = judged(environment, states, Wandering(said=0.1), attempts=4, clicks=2)
+    assert max(alone) < 1 and several == [1.0, 1.0], "the second click at the target's middle does not undo the first"
+    counts = search.statistics()
+    assert counts["opinion_clicks"] == 8 and counts["opinion_states_seen"] == 6, "candidates that are alike count once"
+
+
 def test_an_attempt_is_made_once_a_sample_and_forgotten_with_it(discs, dataset_of):
     environment, samples = Environment(segmenter=discs, max_clicks=2), list(dataset_of(2))
     clicker, reward = Clicker(), SecondOpinion(clicks=1)
@@ -89,7 +110,7 @@ def test_an_attempt_is_made_once_a_sample_and_forgotten_with_it(discs, dataset_o
     assert search.statistics()["opinion_states_seen"] == 2  # the same samples
     del samples
     gc.collect()
-    assert len(reward._attempts) == 0
+    assert len(reward._drawn) == 0
 
 
 def test_another_segmenter_draws_anew(discs, dataset_of):
@@ -116,7 +137,7 @@ def test_it_is_calibrated_as_a_whole_and_by_nothing_that_was_fitted_to_another_n
     Calibration([0.0, 1.0], [0.0, 0.5], number=named).save(tmp_path / SecondOpinion.calibration_file)
     same = given(environment, samples, lambda sample: own_mask(environment, sample))
     assert judged(environment, same, Clicker(), clicks=1, calibration=tmp_path)[0] == [0.5, 0.5]
-    with pytest.raises(ValueError, match=r"expected-or-agreement-1 number, .* gives the expected-or-agreement-2 one"):
+    with pytest.raises(ValueError, match=r"agreement-8x1 number, .* gives the expected-or-agreement-8x2 one"):
         SecondOpinion(clicks=2, calibration=tmp_path)
 
 
