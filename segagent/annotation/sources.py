@@ -104,11 +104,10 @@ def policy_of(config: DictConfig) -> DictConfig:
         replies = config.search.k if config.reward.get("statistic") == "mean" else 1
         return _made(Beam, k=replies, budget=0, keep_candidates=False, **parts)
     policy = get_class(config.policy._target_)
-    second = issubclass(policy, TreeSearch) and get_class(config.reward._target_) is SecondOpinion
-    if config.mode == "annotate" and second and config.init == InitKind.EMPTY:
+    if issubclass(policy, TreeSearch) and get_class(config.reward._target_) is SecondOpinion:
         raise ValueError(
-            "mode=annotate: reward=second_opinion judges masks that are given, of which there are none; choose "
-            "reward=expected_iou"
+            f"mode={config.mode}: reward=second_opinion judges masks that are given and nothing else, which is "
+            "mode=filter; choose reward=expected_iou"
         )
     if config.mode == "refine" and not issubclass(policy, TreeSearch):
         raise ValueError(

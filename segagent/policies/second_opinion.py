@@ -3,16 +3,16 @@
 In: states of given masks. Out: the highest of several testimonies, the IoU that the model announces of the mask and its
 IoU with every mask on the way of the model's own attempts from nothing. Each mostly errs by saying too little: a model
 that misreads a picture with a mask painted on it, an attempt that went to another thing or too far. That all of them do
-so at once is rarer. It costs at most 1 + `attempts` * (`clicks` - 1) looks a sample, however many of its masks are
-judged. Ours; not in the paper.
+so at once is rarer. It costs at most 1 + `attempts` * (`clicks` - 1) looks a mask; of attempts that draw the same only one
+is gone on with. Ours; not in the paper.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import numpy as np
 
@@ -22,17 +22,20 @@ from segagent.policies.base import Policy
 from segagent.policies.reward_model import PredictedIou
 from segagent.types import Action, InitKind, Sample, State
 
+_ALIKE = 0.9  # IoU from which two masks are one thing
+
 
 class SecondOpinion(PredictedIou):
     """attempts: how many own ones at most; they begin with so many candidates of the search's proposer, those that are
-    alike once, and go on with its first ones. clicks: of each. Others: see `PredictedIou`."""
+    alike once, and go on with its first ones. clicks: of each, at most; one that has drawn what was drawn before is at
+    its end. Others: see `PredictedIou`."""
 
     calibration_file = "second_opinion_calibration.json"
 
     def __init__(
         self,
         *,
-        attempts: int = 8,
+        attempts: int = 16,
         clicks: int = 2,
         statistic: str = "first",
         number: str = "expected",
@@ -46,7 +49,6 @@ class SecondOpinion(PredictedIou):
         super().__init__(statistic=statistic, number=number, judge=judge, calibration=calibration)
         self._proposer: Policy | None = None
         self._environment: Environment | None = None
-        self._drawn: WeakKeyDictionary[Sample, list[np.ndarray]] = WeakKeyDictionary()
         self.counts: Counter[str] = Counter()
 
     @property
@@ -55,9 +57,7 @@ class SecondOpinion(PredictedIou):
 
     def enter(self, environment: Environment, proposer: Policy) -> None:
         """Where and by whom the attempts are to be made; a search says so before its first turn."""
-        if self._environment is None or self._environment.segmenter is not environment.segmenter:
-            self._environment = Environment(segmenter=environment.segmenter, max_clicks=self.clicks)
-            self._drawn.clear()
+        self._environment = Environment(segmenter=environment.segmenter, max_clicks=self.clicks)
         self._proposer = proposer
 
     def statistics(self) -> dict[str, int]:
@@ -66,28 +66,26 @@ class SecondOpinion(PredictedIou):
         return {f"opinion_{name}": self.counts[name] for name in ("states_seen", "clicks")}
 
     def score(self, states: Sequence[State], replies: Sequence[Sequence[Action]] | None) -> list[float | None]:
-        """Raises `ValueError` for a state that began with nothing: the attempts would be like the search's own."""
+        """Raises `ValueError` for a mask that the search has made itself: it would be like one of the attempts."""
         for state in states:
-            if state.init is InitKind.EMPTY:
+            if state.steps or state.init is InitKind.EMPTY:
                 raise ValueError(
-                    f"sample {state.sample.sample_id!r} begins with nothing: reward=second_opinion judges masks that "
-                    "are given (filter, refine); of its own the model has no second one, choose reward=expected_iou"
+                    f"sample {state.sample.sample_id!r}: reward=second_opinion judges masks that are given, as "
+                    "mode=filter does; what the model itself makes is like its second opinion, choose "
+                    "reward=expected_iou"
                 )
         announced = self.announced(states, replies)
-        self._draw(states)
-        agreed = [[iou(state.mask, own) for own in self._drawn[state.sample]] for state in states]
+        drawn = self._draw({state.sample: state.embedding for state in states})
+        agreed = [[iou(state.mask, own) for own in drawn[state.sample]] for state in states]
         told = [([] if said is None else [said]) + own for said, own in zip(announced, agreed, strict=True)]
         return self.calibrated([max(values, default=None) for values in told])
 
-    def _draw(self, states: Sequence[State]) -> None:
-        """Makes what attempts there are still to be made, all samples together; an empty mask is no testimony."""
+    def _draw(self, embeddings: Mapping[Sample, Any]) -> dict[Sample, list[np.ndarray]]:
+        """Masks of the attempts at samples whose embeddings are given; empty ones testify nothing and are left out."""
         if self._environment is None or self._proposer is None:
             raise RuntimeError("SecondOpinion.enter was not called: only a search can ask for a second opinion")
-        new = {state.sample: state.embedding for state in states if state.sample not in self._drawn}
-        if not new:
-            return
-        drawn: dict[Sample, list[np.ndarray]] = {sample: [] for sample in new}
-        running = self._environment.begin(list(new), list(new.values()), InitKind.EMPTY)
+        drawn: dict[Sample, list[np.ndarray]] = {sample: [] for sample in embeddings}
+        running = self._environment.begin(list(embeddings), list(embeddings.values()), InitKind.EMPTY)
         candidates = self.attempts
         while running:
             replies = self._proposer.propose(running, candidates)
@@ -101,8 +99,12 @@ class SecondOpinion(PredictedIou):
             moves = list(distinct.values())
             self.counts.update(clicks=len(moves))
             after = self._environment.step_batch([state for state, _ in moves], [action for _, action in moves])
+            running, candidates = [], 1
             for state in after:
+                others = drawn[state.sample]
+                new_one = state.mask.any() and all(iou(state.mask, other) < _ALIKE for other in others)
+                if new_one and state.end_reason is None:
+                    running.append(state)
                 if state.mask.any():
-                    drawn[state.sample].append(state.mask)
-            running, candidates = [state for state in after if state.end_reason is None], 1
-        self._drawn.update(drawn)
+                    others.append(state.mask)
+        return drawn

@@ -184,7 +184,7 @@ def test_a_filter_with_a_second_opinion_has_a_calibration_of_its_own(world, tmp_
     assert figures["n_unjudged"] == 0 and figures["n_suspicious"] == 0 and done.statistics["opinion_states_seen"] == 6
     assert "masks are ranked and none is flagged" in capsys.readouterr().err, "that of another number is not taken"
     told = [one.extras["pred_iou"] for one in read_trajectories(tmp_path / "raw" / "trajectories.jsonl")]
-    own = Calibration.fit(sorted(told), [0.1, 0.2, 0.3, 0.8, 0.9, 1.0], "expected-or-agreement-8x1")
+    own = Calibration.fit(sorted(told), [0.1, 0.2, 0.3, 0.8, 0.9, 1.0], "expected-or-agreement-16x1")
     own.save(tmp_path / "nano" / SecondOpinion.calibration_file)
     figures, _ = do(tmp_path / "own", *settings, *second)
     assert f"calibrated by {tmp_path / 'nano' / SecondOpinion.calibration_file}" in capsys.readouterr().err
@@ -277,7 +277,10 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (["filter.shown=-1"], r"filter\.shown=-1: 0 or more"),
         (["text="], "text: is empty; say what to segment"),
         (["init=box"], "init=box: boxes are those of a COCO file"),
-        (["reward=second_opinion"], "mode=annotate: reward=second_opinion judges masks that are given"),
+        (
+            ["reward=second_opinion"],
+            "mode=annotate: reward=second_opinion judges masks that are given",
+        ),
         (
             ["text=null", "mode=filter", "coco={world}/given.json", "reward=segmenter_score"],
             "speaks only of masks that",

@@ -1,6 +1,7 @@
 """The judge that draws for itself: what it says, what it costs, where it refuses."""
 
-import gc
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,15 +69,27 @@ def test_half_of_its_own_mask_is_worth_what_it_covers(discs, dataset_of):
     assert 0 < value < 1 and value == half.sum() / own.sum()
 
 
+class Elsewhere(Clicker):
+    """Each of its clicks lies in a new place."""
+
+    def _reply(self, state):
+        said = super()._reply(state)
+        return said if said.end else replace(said, click=Click(3 + 12 * len(state.steps), 4))
+
+
 def test_the_attempt_takes_its_own_number_of_clicks_and_all_samples_go_together(discs, dataset_of):
     environment, samples = Environment(segmenter=discs, max_clicks=1), list(dataset_of(4))
-    clicker = Clicker(most=2)
+    clicker = Elsewhere(most=2)
     values, search = judged(environment, given(environment, samples, lambda s: s.target), clicker, clicks=3)
     # one look at the given masks, then three at each state of the attempt: the third reply is the end
     assert clicker.seen == [4, 4, 4, 4] and len(values) == 4
     counts = search.statistics()
     assert counts["opinion_states_seen"] == 12 and counts["opinion_clicks"] == 8
     assert counts["search_states_seen"] == 4
+    # the second click draws the same once more: that attempt is at its end
+    clicker = Clicker(most=2)
+    judged(environment, given(environment, samples, lambda s: s.target), clicker, clicks=3)
+    assert clicker.seen == [4, 4, 4]
 
 
 class Wandering(Clicker):
@@ -100,26 +113,12 @@ def test_the_attempt_that_agrees_best_counts_at_its_best_step(discs, dataset_of)
     assert counts["opinion_clicks"] == 8 and counts["opinion_states_seen"] == 6, "candidates that are alike count once"
 
 
-def test_an_attempt_is_made_once_a_sample_and_forgotten_with_it(discs, dataset_of):
-    environment, samples = Environment(segmenter=discs, max_clicks=2), list(dataset_of(2))
-    clicker, reward = Clicker(), SecondOpinion(clicks=1)
-    search = Beam(proposer=clicker, reward=reward, k=1)
-    finish(given(environment, samples, lambda s: ~s.target), search, environment)
-    assert search.statistics()["opinion_states_seen"] == 2 and search.counts["rewards"] == 6
-    finish(given(environment, samples, lambda s: s.target), search, environment)
-    assert search.statistics()["opinion_states_seen"] == 2  # the same samples
-    del samples
-    gc.collect()
-    assert len(reward._drawn) == 0
-
-
-def test_another_segmenter_draws_anew(discs, dataset_of):
-    samples, reward = list(dataset_of(1)), SecondOpinion(clicks=1)
-    search = Beam(proposer=Clicker(), reward=reward, k=1, budget=0)
-    for segmenter, seen in ((discs, 1), (discs, 1), (type(discs)(), 2)):
-        environment = Environment(segmenter=segmenter)
-        finish(given(environment, samples, lambda s: s.target), search, environment)
-        assert search.statistics()["opinion_states_seen"] == seen
+def test_two_masks_of_one_sample_share_its_attempts(discs, dataset_of):
+    environment, (sample,) = Environment(segmenter=discs), list(dataset_of(1))
+    own = own_mask(environment, sample)
+    states = [environment.start(sample, mask) for mask in (own, ~own)]
+    values, search = judged(environment, states, Clicker(said=0.2), clicks=1)
+    assert values == [1.0, 0.2] and search.statistics()["opinion_states_seen"] == 1
 
 
 def test_without_an_own_mask_what_is_announced_counts(discs, dataset_of):
@@ -137,28 +136,38 @@ def test_it_is_calibrated_as_a_whole_and_by_nothing_that_was_fitted_to_another_n
     Calibration([0.0, 1.0], [0.0, 0.5], number=named).save(tmp_path / SecondOpinion.calibration_file)
     same = given(environment, samples, lambda sample: own_mask(environment, sample))
     assert judged(environment, same, Clicker(), clicks=1, calibration=tmp_path)[0] == [0.5, 0.5]
-    with pytest.raises(ValueError, match=r"agreement-8x1 number, .* gives the expected-or-agreement-8x2 one"):
+    with pytest.raises(ValueError, match=r"agreement-16x1 number, .* gives the expected-or-agreement-16x2 one"):
         SecondOpinion(clicks=2, calibration=tmp_path)
 
 
 def test_of_its_own_masks_there_is_no_second_opinion(discs, dataset_of):
-    environment = Environment(segmenter=discs)
-    with pytest.raises(ValueError, match="'s0' begins with nothing: reward=second_opinion judges masks that are given"):
-        judged(environment, environment.start_batch(list(dataset_of(2))), Clicker())
+    environment, samples = Environment(segmenter=discs), list(dataset_of(2))
+    with pytest.raises(ValueError, match="sample 's0': reward=second_opinion judges masks that are given"):
+        judged(environment, environment.start_batch(samples), Clicker())
+    search = Beam(proposer=Clicker(), reward=SecondOpinion(), k=1)
+    with pytest.raises(ValueError, match="what the model itself makes is like its second opinion"):
+        finish(given(environment, samples, lambda s: ~s.target), search, environment)
+
+
+def test_it_needs_a_search():
+    state = SimpleNamespace(steps=(), init=InitKind.MASK, sample="s", embedding=None)
+    with pytest.raises(RuntimeError, match="only a search can ask"):
+        SecondOpinion().score([state], [[Action(click=Click(0, 0), predicted_iou=0.5)]])
 
 
 def test_batches_change_nothing(discs, dataset_of):
     def run(size):
-        environment = Environment(segmenter=discs, max_clicks=2, seed=1)
-        search = Beam(proposer=Clicker(most=1), reward=SecondOpinion(clicks=1), k=1)
+        environment = Environment(segmenter=discs, seed=1)
+        search = Beam(proposer=Clicker(most=1), reward=SecondOpinion(clicks=2), k=1, budget=0)
         found = rollout(
             dataset_of(5), policy=search, environment=environment, init=InitKind.RANDOM_POINTS, batch_size=size
         )
-        return [[*(step.action.predicted_iou for step in one.steps), one.extras] for batch in found for one in batch]
+        return [one.extras for batch in found for one in batch]
 
-    assert run(1) == run(2) == run(5)
+    assert run(1) == run(2) == run(5) and len(run(5)) == 5
 
 
-def test_unsound_settings_are_refused():
-    with pytest.raises(ValueError, match=r"reward\.clicks=0: at least 1"):
-        SecondOpinion(clicks=0)
+@pytest.mark.parametrize("name", ["attempts", "clicks"])
+def test_unsound_settings_are_refused(name):
+    with pytest.raises(ValueError, match=rf"reward.{name}=0: at least 1"):
+        SecondOpinion(**{name: 0})
