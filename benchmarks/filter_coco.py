@@ -1,6 +1,8 @@
 """How many of the corrupted masks of a COCO file does `scripts/annotate.py mode=filter` find, and how precisely?
 
     python benchmarks/filter_coco.py --samples 300 --out benchmarks/results/filter_coco.json
+    python benchmarks/filter_coco.py --samples 300 reward=second_opinion \
+        --out benchmarks/results/filter_coco_second_opinion.json
     python benchmarks/filter_coco.py --samples 300 --calibration 600 mllm=FOLDER data.subset=refshapes+
 
 Writes pictures of refshapes, a COCO file of their objects, its texts as captions, and the same file with `--share` of
@@ -30,7 +32,7 @@ from segagent.entry import expand_checkpoints
 from segagent.environment import stable_generator
 from segagent.masks import encode_rle, iou
 from segagent.metrics.statistics import hits
-from segagent.policies.calibration import FILE_NAME, Calibration
+from segagent.policies.calibration import Calibration
 from segagent.tables.cells import entry_module
 from segagent.training.mask_noise import perturbed
 
@@ -135,10 +137,9 @@ def main() -> None:
             pictures[split] = write_coco(build(compose_config("evaluate", words).data), folder, given)
         rows = filtered(folders["train"], settings)
         told = np.array([[row["predicted_iou"], row["true_iou"]] for row in rows if row["predicted_iou"]], float)
-        Calibration.fit(*told.T, entry_module("filtering").fitted_number(config.reward)).save(
-            folders["train"] / FILE_NAME
-        )
-        rows = filtered(folders["val"], [*settings, f"reward.calibration={folders['train']}"])
+        calibration = folders["train"] / "calibration.json"
+        Calibration.fit(*told.T, entry_module("filtering").fitted_number(config.reward)).save(calibration)
+        rows = filtered(folders["val"], [*settings, f"reward.calibration={calibration}"])
     figures = measured(rows, pictures["val"], config.filter.bad_iou)
     print(json.dumps(figures, indent=1))
     if given.out is not None:

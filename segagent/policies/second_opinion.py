@@ -3,8 +3,8 @@
 In: states of given masks. Out: the highest of several testimonies, the IoU that the model announces of the mask and its
 IoU with every mask on the way of the model's own attempts from nothing. Each mostly errs by saying too little: a model
 that misreads a picture with a mask painted on it, an attempt that went to another thing or too far. That all of them do
-so at once is rarer. It costs at most 1 + `attempts` * (`clicks` - 1) looks a mask; of attempts that draw the same only one
-is gone on with. Ours; not in the paper.
+so at once is rarer. It costs at most 1 + `attempts` * (`clicks` - 1) looks a mask; of attempts that draw the same only
+one is gone on with. Ours; not in the paper.
 """
 
 from __future__ import annotations
