@@ -20,7 +20,8 @@ class RewardModel(Protocol):
     reward and next actions. reads_all_replies: whether the first one of a state is not enough; may be missing.
     expected_iou: whether it wants the IoU that these replies announce as an expectation over
     the model's probabilities (`Agent.propose`); may be missing. enter(environment, proposer): is told where the search
-    goes on, before its first turn; may be missing, as may statistics(), what it counted."""
+    goes on, before its first turn; may be missing, as may statistics(), what it counted. calibration_file: of one that
+    has a setting `calibration`, see `PredictedIou`."""
 
     reads_replies: bool
 
