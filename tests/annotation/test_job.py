@@ -138,9 +138,10 @@ def test_filtering_finds_the_bad_ones_and_shows_them(world, tmp_path):
     assert not (out / "masks").exists() and all(not t.steps for t in read_trajectories(out / "trajectories.jsonl"))
 
 
-def test_the_model_that_ships_brings_a_calibration():
-    calibration = Calibration.load("segagent_nano")
-    assert calibration.number == PredictedIou().named and len(calibration.pairs) == 1_200
+def test_the_model_that_ships_brings_calibrations():
+    for reward, masks in ((PredictedIou, 1_200), (SecondOpinion, 800)):
+        calibration = Calibration.load("segagent_nano", reward.calibration_file)
+        assert calibration.number == reward().named and len(calibration.pairs) == masks
 
 
 def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path, capsys):
