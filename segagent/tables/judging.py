@@ -18,16 +18,16 @@ _AIMS = {"pearson": 0.90, "spearman": 0.87}
 def table3(setup: Setup) -> Section:
     """Masks of random points, judged; a calibration fitted to a slice of the training data."""
     settings, rows, findings, dones = setup.config.filtering, [], [], []
-    rewards = {"": setup.reward}
+    rewards = {"reward": ("", setup.reward)}  # cell -> what its rows are called, and the reward
     if "number" in setup.config.reward:
         # A calibration, or a mean of replies, is of one number only; the table calibrates by itself.
         plain = [word for word in setup.reward if not word.startswith(("reward.calibration=", "reward.statistic="))]
-        rewards = {f"{number} number": [*plain, f"reward.number={number}"] for number in settings.numbers}
+        rewards = {n: (f"{n} number, ", [*plain, f"reward.number={n}"]) for n in settings.numbers}
         if settings.attempts:
             own = [f"reward.attempts={settings.attempts}", f"reward.number={settings.numbers[-1]}"]
-            rewards["second opinion"] = ["reward=second_opinion", *own]
-    for told_by, reward in rewards.items():
-        place = f"filtering/{told_by.removesuffix(' number').replace(' ', '_') or 'reward'}"
+            rewards["second_opinion"] = ("second opinion, ", ["reward=second_opinion", *own])
+    for cell, (told_by, reward) in rewards.items():
+        place = f"filtering/{cell}"
         fitted = _judged(setup, f"{place}_train", settings.train, settings.train_limit, reward)
         held_out = _judged(setup, place, settings.data, settings.limit, reward)
         dones += [fitted, held_out]
@@ -38,12 +38,10 @@ def table3(setup: Setup) -> Section:
         for how, values in told.items():
             found = entry_module("filtering").quality(values, true, image, setup.config.resamples)
             runs = named([held_out] if how == "as announced" else [held_out, fitted])
-            name = f"{told_by}, {how}" if told_by else how
-            rows.append(
-                [name, str(len(true)), *(_cell(found, key) for key in ("mae", "mse", "pearson", "spearman")), runs]
-            )
+            shown = [_cell(found, key) for key in ("mae", "mse", "pearson", "spearman")]
+            rows.append([told_by + how, str(len(true)), *shown, runs])
             if how == "as announced":
-                findings.append(f"{told_by or 'reward'}: {_against_aims(found)}; {unjudged} masks without a number.")
+                findings.append(f"{cell.replace('_', ' ')}: {_against_aims(found)}; {unjudged} masks without a number.")
     head = ["predicted IoU", "n", "MAE", "MSE", "Pearson", "Spearman", "run"]
     caption = "MAE in percent points, MSE in their squares; 95% intervals over pictures"
     return Section(

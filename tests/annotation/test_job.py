@@ -278,9 +278,10 @@ def test_broken_pictures_are_skipped_and_told(world, tmp_path):
         (["filter.shown=-1"], r"filter\.shown=-1: 0 or more"),
         (["text="], "text: is empty; say what to segment"),
         (["init=box"], "init=box: boxes are those of a COCO file"),
+        (["reward=second_opinion"], "mode=annotate: reward=second_opinion judges masks that are given"),
         (
-            ["reward=second_opinion"],
-            "mode=annotate: reward=second_opinion judges masks that are given",
+            ["mode=refine", "text=null", "coco={world}/given.json", "reward=second_opinion"],
+            "mode=refine: reward=second_opinion judges masks that are given",
         ),
         (
             ["text=null", "mode=filter", "coco={world}/given.json", "reward=segmenter_score"],

@@ -62,3 +62,19 @@ def test_found_and_flagged_are_counted(filter_coco):
     assert 0 <= low < 2 / 3 < high <= 1
     nothing = filter_coco.measured([rows[3], rows[5]], {"3": "a", "5": "b"}, 0.75)
     assert nothing["precision"] is nothing["recall_interval"] is None and "precision_at_recall_90" not in nothing
+
+
+@pytest.mark.parametrize("reward", ["expected_iou", "second_opinion"])
+def test_the_filter_is_calibrated_whatever_the_reward(filter_coco, tmp_path, monkeypatch, capsys, reward):
+    from segagent.mllm.testing import write_nano
+
+    write_nano(tmp_path / "nano")
+    own = ["reward.attempts=2", "reward.clicks=1"] if reward == "second_opinion" else []
+    words = [f"mllm={tmp_path / 'nano'}", f"reward={reward}", *own, "proposer.max_new_tokens=4", "data.size=128"]
+    counts = ["--samples", "4", "--calibration", "5", "--share", "0.5", "--out", str(tmp_path / "f.json")]
+    monkeypatch.setattr("sys.argv", ["filter_coco.py", *counts, *words, "segmenter=graphcut", "device=cpu"])
+    filter_coco.main()
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["n"] == 4 and figures["asked"]["calibration_seed"] == 5
+    # Told once: of the run that the calibration is fitted to.
+    assert capsys.readouterr().err.count("masks are ranked and none is flagged") == 1
