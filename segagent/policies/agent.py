@@ -14,8 +14,6 @@ from segagent.environment import stable_generator
 from segagent.mllm.base import MLLM, Completion
 from segagent.types import Action, EndReason, State
 
-SOURCE = "agent"
-
 
 class Agent:
     """mllm: see `mllm.base.MLLM`. dialogue: name of the one it is spoken to in, None for its checkpoint's own.
@@ -112,7 +110,6 @@ class Agent:
             "predicted_iou": reply.predicted_iou,
             # Rounded, because its last digits depend on what else was in the batch.
             "log_prob": None if completion.log_prob is None else round(completion.log_prob, 3),
-            "source": SOURCE,
         }
         if reply.click is not None:
             return Action(click=reply.click, **facts)
@@ -124,7 +121,7 @@ class Agent:
         return self.prefix if state.steps or self.first_prefix is None else self.first_prefix
 
     def _seed(self, state: State) -> int:
-        random = stable_generator(SOURCE, self.seed, state.sample.sample_id, state.clicks, state.box)
+        random = stable_generator("agent", self.seed, state.sample.sample_id, state.clicks, state.box)
         return int(random.integers(2**63))
 
 

@@ -56,7 +56,7 @@ def test_replies_become_actions_with_their_facts(discs, dataset_of):
     actions = [row[0] for row in Agent(mllm=mllm).propose(states)]
     assert len(mllm.calls) == 1 and len(mllm.calls[0]["observations"]) == 4
     assert actions[0].click == Click(30, 10) and actions[0].predicted_iou == 0.4 and actions[0].log_prob == -1.235
-    assert actions[0].text == "Current IOU: 40, Positive point: (500, 250)" and actions[0].source == "agent"
+    assert actions[0].text == "Current IOU: 40, Positive point: (500, 250)" and actions[0].source == "policy"
     assert actions[1].click == Click(0, 39, False) and actions[1].predicted_iou is None
     assert actions[2].end is EndReason.FINISHED and actions[2].predicted_iou == 0.97
     assert actions[3].end is EndReason.UNPARSABLE and actions[3].text.startswith("I would click")
