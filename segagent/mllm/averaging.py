@@ -24,7 +24,7 @@ from segagent.mllm.weights import read_shapes, weight_files
 
 _INCIDENTAL = ("_name_or_path", "transformers_version")  # of config.json; say nothing of the network
 # What a folder holds that speaks of its own weights, or goes on with them.
-_OF_ONE = ("iou_calibration.json", "README.md", "training.pt")
+_OF_ONE = ("*calibration.json", "README.md", "training.pt")
 
 
 def average(folders: Sequence[Path], out: Path, shares: Sequence[float] | None = None) -> None:
@@ -56,7 +56,7 @@ def average(folders: Sequence[Path], out: Path, shares: Sequence[float] | None =
     try:
         weights = weight_files(folders[0])
         for path in folders[0].iterdir():
-            if path.is_file() and path not in weights and path.name not in _OF_ONE:
+            if path.is_file() and path not in weights and not any(map(path.match, _OF_ONE)):
                 shutil.copyfile(path, partial / path.name)
         _write_means(folders, [share / total for share in given], partial)
     except BaseException:

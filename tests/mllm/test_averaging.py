@@ -46,7 +46,7 @@ def test_weights_are_the_mean_by_shares(pair, tmp_path, shares, part):
 
 
 def test_what_speaks_of_one_model_only_is_left_behind(pair, tmp_path):
-    for name in ("iou_calibration.json", "README.md", "training.pt"):
+    for name in ("iou_calibration.json", "second_opinion_calibration.json", "README.md", "training.pt"):
         (pair[0] / name).write_text("{}")
     (pair[0] / "notes.txt").write_text("kept")
     average(pair, tmp_path / "mean")
