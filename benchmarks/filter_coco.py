@@ -9,8 +9,8 @@ Writes pictures of refshapes, a COCO file of their objects, its texts as caption
 the masks replaced, evenly by the mask of another thing in the picture and by one that is wrong at random (IoU at most
 `--worst`; training.mask_noise). Then it runs `annotate.py mode=filter` on it, against the right file. The calibration
 is fitted to so many corrupted masks of the training split, made in the same way, on pictures that nano was not trained
-on (another seed), since it knows those that it has seen too well. 95% intervals: 1000 bootstrap resamples over
-pictures.
+on (another seed), since it knows those that it has seen too well; reward.calibration=FILE takes one that is there, as
+that of segagent_nano. 95% intervals: 1000 bootstrap resamples over pictures.
 """
 
 from __future__ import annotations
@@ -112,9 +112,15 @@ def measured(rows: Sequence[dict[str, str]], pictures: dict[str, str], bad_iou: 
         figures[name] = value
         figures[f"{name}_interval"] = np.percentile(values, [2.5, 97.5]).tolist() if values else None
     if bad.any():
-        needed = int(np.searchsorted(bad.cumsum(), np.ceil(0.9 * bad.sum()))) + 1
-        figures["precision_at_recall_90"] = float(bad[:needed].mean())
+        figures["precision_at_recall_90"] = precision_at_recall(bad, np.arange(len(bad)))  # rows come ranked
     return figures
+
+
+def precision_at_recall(bad: np.ndarray, number: np.ndarray, recall: float = 0.9) -> float:
+    """Share of bad masks among those of the lowest numbers, down to where so many of the bad ones are found."""
+    ranked = bad[np.argsort(number, kind="stable")]
+    needed = int(np.searchsorted(ranked.cumsum(), np.ceil(recall * bad.sum()))) + 1
+    return float(ranked[:needed].mean())
 
 
 def main() -> None:
@@ -126,27 +132,35 @@ def main() -> None:
     parser.add_argument("--worst", type=float, default=0.7, help="IoU that a corrupted mask has at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None, help="JSON")
+    parser.add_argument("--calibration-out", type=Path, default=None, help="file for the calibration, to be kept")
     parser.add_argument("settings", nargs="*", help="of scripts/annotate.py; data.KEY=VALUE: of refshapes")
     given = parser.parse_args()
     shapes = [word for word in given.settings if word.startswith("data.")]
     settings = ["reward.number=expected", *(word for word in given.settings if word not in shapes)]
     config = composed(["out=unused", *settings])
+    calibration = config.reward.get("calibration")
+    if calibration is not None and given.calibration_out is not None:
+        parser.error("--calibration-out: nothing is fitted where reward.calibration is given; leave one of them out")
     with tempfile.TemporaryDirectory() as temporary:
-        folders = {split: Path(temporary) / split for split in ("train", "val")}
-        pictures = {}
-        for (split, folder), count in zip(folders.items(), (given.calibration, given.samples), strict=True):
-            words = ["out=unused", "data=refshapes", *shapes, f"data.split={split}", f"data.limit={count}"]
-            words += [f"data.seed={given.calibration_seed}"] if split == "train" else []
-            pictures[split] = write_coco(build(compose_config("evaluate", words).data), folder, given)
-        rows = filtered(folders["train"], settings)
-        told = np.array([[row["predicted_iou"], row["true_iou"]] for row in rows if row["predicted_iou"]], float)
-        calibration = folders["train"] / "calibration.json"
-        Calibration.fit(*told.T, entry_module("filtering").fitted_number(config.reward)).save(calibration)
-        rows = filtered(folders["val"], [*settings, f"reward.calibration={calibration}"])
-    figures = measured(rows, pictures["val"], config.filter.bad_iou)
+
+        def judged(split: str, limit: int, *words: str) -> tuple[list[dict[str, str]], dict[str, str]]:
+            """Rows of ranking.csv, worst first, and the picture of each annotation."""
+            told = ["out=unused", "data=refshapes", *shapes, f"data.split={split}", f"data.limit={limit}"]
+            told += [f"data.seed={given.calibration_seed}"] if split == "train" else []
+            folder = Path(temporary) / split
+            pictures = write_coco(build(compose_config("evaluate", told).data), folder, given)
+            return filtered(folder, [*settings, *words]), pictures
+
+        if calibration is None:
+            rows, _ = judged("train", given.calibration)
+            told = np.array([[row["predicted_iou"], row["true_iou"]] for row in rows if row["predicted_iou"]], float)
+            calibration = given.calibration_out or Path(temporary) / "calibration.json"
+            Calibration.fit(*told.T, entry_module("filtering").fitted_number(config.reward)).save(calibration)
+        rows, pictures = judged("val", given.samples, f"reward.calibration={calibration}")
+    figures = measured(rows, pictures, config.filter.bad_iou)
     print(json.dumps(figures, indent=1))
     if given.out is not None:
-        asked = {name: value for name, value in vars(given).items() if name != "out"}
+        asked = {name: value for name, value in vars(given).items() if name not in ("out", "calibration_out")}
         given.out.write_text(json.dumps({"machine": machine(), "asked": asked, **figures}, indent=1) + "\n")
 
 

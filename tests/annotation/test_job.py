@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from segagent.annotation.job import annotate_config
 from segagent.annotation.outputs import changed_coco, segmentation_of
 from segagent.annotation.sources import calibration_of, check_settings, policy_of, work_of
-from segagent.configuration import compose_config
+from segagent.configuration import build, compose_config, load_named
 from segagent.data.given_masks import OwnMasks
 from segagent.data.refshapes import RefShapes
 from segagent.data.trajectories import read_trajectories
@@ -139,9 +139,10 @@ def test_filtering_finds_the_bad_ones_and_shows_them(world, tmp_path):
 
 
 def test_the_model_that_ships_brings_calibrations():
-    for reward, masks in ((PredictedIou, 1_200), (SecondOpinion, 800)):
+    for name, masks in (("predicted_iou", 1_200), ("second_opinion", 600)):
+        reward = build(load_named("reward", name))
         calibration = Calibration.load("segagent_nano", reward.calibration_file)
-        assert calibration.number == reward().named and len(calibration.pairs) == masks
+        assert calibration.number == reward.named and len(calibration.pairs) == masks
 
 
 def test_a_model_filters_by_its_calibrated_expected_iou(world, tmp_path, capsys):
@@ -185,7 +186,8 @@ def test_a_filter_with_a_second_opinion_has_a_calibration_of_its_own(world, tmp_
     assert figures["n_unjudged"] == 0 and figures["n_suspicious"] == 0 and done.statistics["opinion_states_seen"] == 6
     assert "masks are ranked and none is flagged" in capsys.readouterr().err, "that of another number is not taken"
     told = [one.extras["pred_iou"] for one in read_trajectories(tmp_path / "raw" / "trajectories.jsonl")]
-    own = Calibration.fit(sorted(told), [0.1, 0.2, 0.3, 0.8, 0.9, 1.0], "expected-or-agreement-16x1")
+    number = build(load_named("reward", "second_opinion"), clicks=1).named
+    own = Calibration.fit(sorted(told), [0.1, 0.2, 0.3, 0.8, 0.9, 1.0], number)
     own.save(tmp_path / "nano" / SecondOpinion.calibration_file)
     figures, _ = do(tmp_path / "own", *settings, *second)
     assert f"calibrated by {tmp_path / 'nano' / SecondOpinion.calibration_file}" in capsys.readouterr().err

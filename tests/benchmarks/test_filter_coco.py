@@ -72,9 +72,19 @@ def test_the_filter_is_calibrated_whatever_the_reward(filter_coco, tmp_path, mon
     own = ["reward.attempts=2", "reward.clicks=1"] if reward == "second_opinion" else []
     words = [f"mllm={tmp_path / 'nano'}", f"reward={reward}", *own, "proposer.max_new_tokens=4", "data.size=128"]
     counts = ["--samples", "4", "--calibration", "5", "--share", "0.5", "--out", str(tmp_path / "f.json")]
-    monkeypatch.setattr("sys.argv", ["filter_coco.py", *counts, *words, "segmenter=graphcut", "device=cpu"])
+    kept, words = ["--calibration-out", str(tmp_path / "c.json")], [*words, "segmenter=graphcut", "device=cpu"]
+    monkeypatch.setattr("sys.argv", ["filter_coco.py", *counts, *kept, *words])
     filter_coco.main()
     figures = json.loads((tmp_path / "f.json").read_text())
     assert figures["n"] == 4 and figures["asked"]["calibration_seed"] == 5
     # Told once: of the run that the calibration is fitted to.
     assert capsys.readouterr().err.count("masks are ranked and none is flagged") == 1
+    words += [f"reward.calibration={tmp_path / 'c.json'}", "--out", str(tmp_path / "again.json")]
+    monkeypatch.setattr("sys.argv", ["filter_coco.py", *counts, *kept, *words])
+    with pytest.raises(SystemExit):
+        filter_coco.main()
+    assert "--calibration-out: nothing is fitted" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["filter_coco.py", *counts, *words])
+    filter_coco.main()
+    assert "none is flagged" not in capsys.readouterr().err, "nothing was fitted"
+    assert json.loads((tmp_path / "again.json").read_text())["recall"] == figures["recall"]

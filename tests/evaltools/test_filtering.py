@@ -61,10 +61,10 @@ def test_a_calibration_is_fitted_to_what_is_told(script, tmp_path, monkeypatch, 
 
 def test_a_second_opinion_is_calibrated_in_a_file_of_its_own(script, tmp_path, monkeypatch):
     monkeypatch.setattr("segagent.policies.simulated.NoisyOracle.announces_iou", True)
-    given = ("reward=second_opinion", "reward.number=greedy", f"calibration_out={tmp_path}")
+    given = ("reward=second_opinion", "reward.number=greedy", "reward.masks=any", f"calibration_out={tmp_path}")
     assert script.main(composed(tmp_path / "f.json", *given)) == 0
     calibration = Calibration.load(tmp_path, "second_opinion_calibration.json")
-    assert calibration.number == "greedy-or-agreement-16x2" and not (tmp_path / "iou_calibration.json").exists()
+    assert calibration.number == "greedy second-opinion any 16x2" and not (tmp_path / "iou_calibration.json").exists()
     figures = json.loads((tmp_path / "f.json").read_text())
     assert figures["n_unjudged"] == 0 and figures["opinion_states_seen"] >= 6
 
