@@ -79,8 +79,8 @@ class SecondOpinion(PredictedIou):
                 raise ValueError(f"reward.{name}={value}: at least 1")
         if masks not in ("annotations", "any"):
             raise ValueError(f"reward.masks={masks!r}: choose annotations or any")
-        if weights.keys() != {"constant", *WEIGHED}:
-            raise ValueError(f"reward.weights: of {', '.join(weights)}; give constant, {', '.join(WEIGHED)}")
+        if set(weights or ()) != {"constant", *WEIGHED}:
+            raise ValueError(f"reward.weights={weights}: give constant, {', '.join(WEIGHED)}")
         self.masks, self.weights = masks, {name: float(value) for name, value in weights.items()}
         self.attempts, self.clicks = attempts, clicks
         super().__init__(statistic=statistic, number=number, judge=judge, calibration=calibration)

@@ -216,7 +216,7 @@ def test_unsound_settings_are_refused(name):
 def test_what_is_judged_and_how_it_is_weighed_are_named():
     with pytest.raises(ValueError, match=r"reward.masks='all': choose annotations or any"):
         opinion(masks="all")
-    with pytest.raises(
-        ValueError, match=r"reward.weights: of constant; give constant, highest, mean, agreeing, different"
-    ):
+    with pytest.raises(ValueError, match=r"reward.weights=None: give constant, highest, mean, agreeing, different"):
+        opinion(weights=None)
+    with pytest.raises(ValueError, match=r"reward.weights=\{'constant': 1\}: give"):
         opinion(weights={"constant": 1})
