@@ -1,7 +1,7 @@
 """How many of the corrupted masks of a COCO file does `scripts/annotate.py mode=filter` find, and how precisely?
 
-    python benchmarks/filter_coco.py --samples 300 --out benchmarks/results/filter_coco.json
-    python benchmarks/filter_coco.py --samples 300 reward=second_opinion \
+    python benchmarks/filter_coco.py --samples 1000 --out benchmarks/results/filter_coco.json
+    python benchmarks/filter_coco.py --samples 1000 reward=second_opinion reward.calibration=segagent_nano \
         --out benchmarks/results/filter_coco_second_opinion.json
     python benchmarks/filter_coco.py --samples 300 --calibration 600 mllm=FOLDER data.subset=refshapes+
 
