@@ -54,21 +54,25 @@ def corrupted(dataset: Dataset, index: int, worst: float, random: np.random.Gene
     raise ValueError(f"--worst {worst}: no such mask of {dataset.sample_id(index)} in {_TRIES} tries; raise it")
 
 
+def given_mask(dataset: Dataset, index: int, given: argparse.Namespace) -> np.ndarray:
+    """The sample's mask, or with probability `given.share` a corrupted one."""
+    sample = dataset[index]
+    random = stable_generator("filter_coco", given.seed, sample.sample_id)
+    return corrupted(dataset, index, given.worst, random) if random.random() < given.share else sample.target
+
+
 def write_coco(dataset: Dataset, folder: Path, given: argparse.Namespace) -> dict[str, str]:
     """Pictures, `true.json` and `given.json`, in a new folder. Returns picture of each annotation id."""
     (folder / "images").mkdir(parents=True)
     images, files = {}, {"true": [], "given": []}
     for index in range(len(dataset)):
         sample = dataset[index]
-        random = stable_generator("filter_coco", given.seed, sample.sample_id)
         if sample.image_name not in images:
             name = f"{len(images) + 1:05d}.png"
             images[sample.image_name] = {"id": len(images) + 1, "file_name": name}
             images[sample.image_name] |= {"height": sample.height, "width": sample.width}
             Image.fromarray(sample.image).save(folder / "images" / name)
-        bad = random.random() < given.share
-        wrong = corrupted(dataset, index, given.worst, random) if bad else sample.target
-        masks = {"true": sample.target, "given": wrong}
+        masks = {"true": sample.target, "given": given_mask(dataset, index, given)}
         for name, mask in masks.items():
             entry = {"id": index + 1, "image_id": images[sample.image_name]["id"], "category_id": 1, "iscrowd": 0}
             files[name].append(entry | {"caption": sample.text, "segmentation": encode_rle(mask)})

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from filter_coco import corrupted, precision_at_recall
+from filter_coco import given_mask, precision_at_recall
 from omegaconf import OmegaConf
 from rollout_batches import machine
 from scipy.optimize import minimize
@@ -24,14 +24,13 @@ from scipy.optimize import minimize
 from segagent.configuration import build, compose_config
 from segagent.data.base import Dataset
 from segagent.entry import expand_checkpoints
-from segagent.environment import Environment, stable_generator
+from segagent.environment import Environment
 from segagent.masks import iou
 from segagent.policies.search import TreeSearch
 from segagent.policies.second_opinion import WEIGHED, Evidence
 
-_SPREAD = (
-    3.0  # standard deviation that a weight of standardized evidence is thought to have: the ridge is 1 / its square
-)
+# Standard deviation that a weight of standardized evidence is thought to have: the ridge is 1 / its square.
+_SPREAD = 3.0
 _FOLDS = 10
 
 
@@ -42,13 +41,8 @@ def gathered(
     search.enter(environment)
     evidence, true = [], []
     for start in range(0, len(dataset), given.batch_size):
-        samples, masks = [], []
-        for index in range(start, min(start + given.batch_size, len(dataset))):
-            sample = dataset[index]
-            random = stable_generator("filter_coco", given.seed, sample.sample_id)
-            bad = random.random() < given.share
-            samples.append(sample)
-            masks.append(corrupted(dataset, index, given.worst, random) if bad else sample.target)
+        batch = range(start, min(start + given.batch_size, len(dataset)))
+        samples, masks = [dataset[index] for index in batch], [given_mask(dataset, index, given) for index in batch]
         states = [environment.start(*one) for one in zip(samples, masks, strict=True)]
         replies = search.proposer.propose(states, expected_iou=search.reward.expected_iou)
         evidence += search.reward.evidence(states, replies)
