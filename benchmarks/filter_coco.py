@@ -145,6 +145,8 @@ def main() -> None:
     calibration = config.reward.get("calibration")
     if calibration is not None and given.calibration_out is not None:
         parser.error("--calibration-out: nothing is fitted where reward.calibration is given; leave one of them out")
+    unused = () if calibration is None else ("calibration", "calibration_seed")
+    asked = {k: v for k, v in vars(given).items() if k not in ("out", "calibration_out", *unused)}
     with tempfile.TemporaryDirectory() as temporary:
 
         def judged(split: str, limit: int, *words: str) -> tuple[list[dict[str, str]], dict[str, str]]:
@@ -164,7 +166,6 @@ def main() -> None:
     figures = measured(rows, pictures, config.filter.bad_iou)
     print(json.dumps(figures, indent=1))
     if given.out is not None:
-        asked = {name: value for name, value in vars(given).items() if name not in ("out", "calibration_out")}
         given.out.write_text(json.dumps({"machine": machine(), "asked": asked, **figures}, indent=1) + "\n")
 
 

@@ -1,8 +1,6 @@
 """Which descriptions take a relation, and on whom a wrong click falls."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,16 +8,10 @@ import pytest
 from segagent.data.refshapes import RefShapes, grammar, meaning
 from segagent.types import Click
 
-ROOM = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def relations(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOM))
-    spec = importlib.util.spec_from_file_location("relations", ROOM / "relations.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def relations(benchmark_file):
+    return benchmark_file("relations")
 
 
 def test_wrong_clicks_are_told_apart(relations):

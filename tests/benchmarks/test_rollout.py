@@ -1,18 +1,14 @@
 """When the benchmark calls two loops' trajectories equal."""
 
 import json
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def line(x, log_prob):
     return json.dumps({"sample_id": "a", "steps": [{"click": {"x": x}, "log_prob": log_prob}]})
 
 
-def test_rounding_of_a_log_probability_is_told_apart_from_another_click(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from rollout import agreement
+def test_rounding_of_a_log_probability_is_told_apart_from_another_click(benchmark_file):
+    agreement = benchmark_file("rollout").agreement
 
     assert agreement([line(3, -1.5)], [line(3, -1.5)]) == {"equal": True, "log_prob": 0}
     assert agreement([line(3, -1.5)], [line(3, -1.25)]) == {"equal": True, "log_prob": 0.25}

@@ -1,8 +1,6 @@
 """Weights of the evidence: fitted right, measured on pictures that they were not fitted to, printed as settings."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,16 +8,10 @@ import pytest
 from segagent.configuration import build, compose_config
 from segagent.policies.second_opinion import WEIGHED
 
-ROOM = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOM))
-    spec = importlib.util.spec_from_file_location("second_opinion", ROOM / "second_opinion.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(benchmark_file):
+    return benchmark_file("second_opinion")
 
 
 def test_the_weights_that_made_the_labels_are_found_again(benchmark):
