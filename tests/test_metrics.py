@@ -17,6 +17,7 @@ from segagent.metrics import score, statistics
 from segagent.metrics.official import chosen_index, keep_scored, read_announced
 from segagent.metrics.protocols import choose
 from segagent.metrics.rle import intersections, measure, repair
+from segagent.metrics.table import format_metrics
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures" / "eval_result_iou").glob("*.json"))
 H, W = 10, 20
@@ -243,6 +244,21 @@ def test_a_first_click_is_right_where_its_sign_is(x, is_positive, right):
     clicked["pred_list"][0]["clicks"] = {"is_positive": is_positive, "coords": [9, x]}
     assert score([boxed, clicked, boxed], bootstrap=0).metrics()["first_click"] == right, "of those that clicked"
     assert score([boxed], bootstrap=0).metrics()["first_click"] is None
+
+
+def test_masks_are_told_apart_by_the_first_click():
+    """Two right ones, a wrong one, and a box, which is none; of the second the last mask is another than the first."""
+    right, mended, wrong = record(bar(10), [bar(8)]), record(bar(10), [bar(2), bar(6)]), record(bar(10), [bar(5, 10)])
+    for row, x in ((right, 2), (mended, 9), (wrong, 12)):
+        row["pred_list"][0]["clicks"] = {"is_positive": True, "coords": [5, x]}
+    rows = [right, record(bar(10), [bar(10)]), mended, wrong]
+    metrics = score(rows, bootstrap=0).metrics()
+    assert metrics["first_click"] == pytest.approx(2 / 3)
+    assert metrics["giou_first_right"] == pytest.approx((0.8 + 0.6) / 2) and metrics["giou_first_wrong"] == 0
+    assert score(rows, bootstrap=0).metrics("step:1")["giou_first_right"] == pytest.approx((0.8 + 0.2) / 2)
+    assert "66.67 right   (for its sign); mean IoU 70.00 where it is right, 0.00 where" in format_metrics(metrics)
+    sole = score([right], bootstrap=0).metrics()
+    assert sole["giou_first_wrong"] is None and "wrong" not in format_metrics(sole)
 
 
 def test_unparsable_replies_are_counted_with_the_last_mask():

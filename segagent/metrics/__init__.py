@@ -72,9 +72,7 @@ class Scores:
         values = {"protocol": protocol} | self._means(protocol) | self._counts()
         values |= dict(zip(("noc80", "noc85", "noc90"), self._clicks_needed, strict=True))
         values["click_limit"] = self.limit
-        clicked = self.counted.first_click[np.isfinite(self.counted.first_click)]
-        values["first_click"] = float(clicked.mean()) if clicked.size else math.nan
-        values |= self._curves | statistics.reward_model_quality(self.counted.table)
+        values |= self._first_clicks(protocol) | self._curves | statistics.reward_model_quality(self.counted.table)
         if self.counted.boundary.size and protocol == self.protocol:
             values["boundary_iou"] = float(self.counted.boundary.mean())
         return _plain(values)
@@ -106,6 +104,13 @@ class Scores:
         for level in statistics.PRECISION_LEVELS:
             values[f"p{round(100 * level)}"] = float((iou > level).mean())
         return values
+
+    def _first_clicks(self, protocol: str) -> dict[str, float]:
+        """Share of right first clicks, and where each kind led to: mean IoU of the scored masks after it."""
+        first, ious = self.counted.first_click, self.ious(protocol)
+        led = {"giou_first_right": ious[first == 1], "giou_first_wrong": ious[first == 0]}
+        means = {"first_click": first[np.isfinite(first)]} | led
+        return {name: float(of.mean()) if of.size else math.nan for name, of in means.items()}
 
     def _counts(self) -> dict[str, int]:
         return {

@@ -30,6 +30,12 @@ def _reward_model(metrics: dict[str, Any]) -> str:
     return f"announced IoU {told}   (errors in percent points)"
 
 
+def _first_click(metrics: dict[str, Any]) -> str:
+    led = [(after, metrics[f"giou_first_{after}"]) for after in ("right", "wrong")]
+    told = ", ".join(f"{percent(value).strip()} where it is {after}" for after, value in led if value is not None)
+    return f"first click   {percent(metrics['first_click'])} right   (for its sign); mean IoU {told}"
+
+
 def format_metrics(metrics: dict[str, Any]) -> str:
     """Lines of names and values of an honest protocol; metrics: the flat keys of metrics.json (docs/scoring.md)."""
     null = f", {metrics['n_null_target']} of them null" if metrics["n_null_target"] else ""
@@ -42,7 +48,7 @@ def format_metrics(metrics: dict[str, Any]) -> str:
         f"NoC           {noc}  (limit {metrics['click_limit']})",
     ]
     if metrics.get("first_click") is not None:
-        lines.append(f"first click   {percent(metrics['first_click'])}   (in the region that its sign is right for)")
+        lines.append(_first_click(metrics))
     if metrics.get("boundary_iou") is not None:
         lines.append(f"boundary IoU  {percent(metrics['boundary_iou'])}")
     for name, key in (("cIoU by step", "ciou_by_step"), ("mIoU by step", "miou_by_step")):

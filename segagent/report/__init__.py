@@ -36,6 +36,8 @@ _MEANINGS = {
     "click_limit": "actions that a sample may take; what is never reached counts as this many",
     "n": "samples scored",
     "first_click": "first clicks in the region that their sign is right for",
+    "giou_first_right": "mean IoU of the samples whose first click is right",
+    "giou_first_wrong": "mean IoU of the samples whose first click is wrong",
     "n_unparsable": "samples with a reply that could not be read",
     "n_empty_target": "samples without a target",
     "n_null_target": "of them with none in the file",
