@@ -1,6 +1,7 @@
 """A nano of its own: a new small model whose tower learns what generated pictures show -> a folder for train.py.
 
 python scripts/pretrain_tower.py out=runs/tower            # with mllm=FOLDER the tower of that model learns on
+python scripts/pretrain_tower.py mllm=nano new_decoder=true train.steps=0 out=runs/tower  # the tower that ships
 python scripts/train.py mllm=runs/tower/best train=nano data=refshapes_mix data.trajectories=traj.jsonl out=runs/sft
 """
 
@@ -23,6 +24,8 @@ from segagent.training.tower_pretraining import PretrainSettings, TowerTrainer
 
 
 def make_trainer(config: DictConfig) -> TowerTrainer:
+    if config.new_decoder and config.mllm is None:
+        raise ValueError("new_decoder=true: of which model is the tower? Set mllm=; without it all of the model is new")
     settings = PretrainSettings(**config.train)
     autocast(torch_device(config.device), settings.precision)  # refuses what cannot be
     mllm = _new_model(config) if config.mllm is None else _known_model(config)
@@ -46,7 +49,14 @@ def _known_model(config: DictConfig) -> Osprey:
     mllm = build(config.mllm)
     if not isinstance(mllm, Osprey):
         raise ValueError(f"mllm={config.mllm._target_}: only the tower of nano and its like is trained so")
-    return mllm
+    return _with_new_decoder(mllm, config) if config.new_decoder else mllm
+
+
+def _with_new_decoder(mllm: Osprey, config: DictConfig) -> Osprey:
+    dialogue, network = mllm.dialogue, mllm.network
+    anew = Osprey.new(network.config, mllm.tokenizer, dialogue=dialogue, seed=config.seed, device=config.device)
+    anew.network.tower.load_state_dict(network.tower.state_dict())
+    return anew
 
 
 def main(config: DictConfig) -> int:

@@ -192,6 +192,20 @@ def test_the_tower_of_a_model_learns_on(script, tmp_path):
         script.main(other)
 
 
+def test_a_decoder_begins_anew_behind_a_trained_tower(script, tmp_path):
+    script.main(settings(f"out={tmp_path / 'new'}", "seed=1", "train.steps=0"))
+    script.main(settings(f"out={tmp_path / 'trained'}"))
+    behind = ["mllm=nano", f"mllm.path={tmp_path / 'trained' / 'best'}", "new_decoder=true", "seed=1", "train.steps=0"]
+    assert script.main(settings(f"out={tmp_path / 'behind'}", *behind)) == 0
+    new, trained, anew = (
+        Osprey.from_checkpoint(tmp_path / name / "best", device="cpu").network.state_dict()
+        for name in ("new", "trained", "behind")
+    )
+    assert all(torch.equal(anew[n], (trained if n.startswith("tower.") else new)[n]) for n in anew)
+    with pytest.raises(ValueError, match=r"new_decoder=true: of which model is the tower\? Set mllm="):
+        script.main(settings(f"out={tmp_path / 'none'}", "new_decoder=true"))
+
+
 def test_a_killed_run_goes_on_bitwise(script, tmp_path):
     script.main(settings(f"out={tmp_path / 'whole'}"))
     script.make_trainer(settings(f"out={tmp_path / 'killed'}")).run(stop_at=2)
